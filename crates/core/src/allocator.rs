@@ -1,0 +1,328 @@
+//! The claim of slots: how the backends of one node share out id-time without
+//! a lock.
+//!
+//! # The words
+//!
+//! ```text
+//! cursor   node | slot     the next unissued slot, and the node that owns it
+//! limit    node | slot     the exclusive end of the window the node may issue from
+//! ```
+//!
+//! Both are one `u64`: the node's number above the slot (tick and sequence). A
+//! layout has 63 bits at most, so both always fit. Because the node is in the
+//! word, claiming a slot and knowing whose slot it is are one atomic step: a
+//! change of lease cannot tear.
+//!
+//! # Who writes
+//!
+//! Any backend moves the cursor forward, by compare-and-swap. One process, the
+//! keeper, writes the limit, and moves the cursor to another node's number.
+//!
+//! # Why no slot is claimed twice
+//!
+//! A claim succeeds only if the cursor still is what the claim was computed
+//! from, and every write to the cursor makes its slot greater: two claims never
+//! overlap. The check against the limit uses the slot, never the clock, so a
+//! pause between check and swap cannot make a claim exceed the limit that was
+//! read.
+//!
+//! The limit that a claim read can be older than its cursor. It then is either
+//! of another node, which refuses, or an earlier limit of the same node: and
+//! every limit was durably reserved before it was published, so a claim below
+//! an old one is as good as below the present one.
+//!
+//! # Taking a lease away
+//!
+//! [`Allocator::change_lease`] closes the limit, then swaps the cursor. A claim
+//! that had read the old limit either swaps the cursor before the keeper does,
+//! and is counted in the cursor that the keeper gets back, or fails its swap and
+//! starts over, sees the new node and the limit that belongs to it. So after the
+//! swap no slot of the old node is issued, and the keeper knows the last one.
+//!
+//! # Memory orderings
+//!
+//! The keeper's swap of the cursor is a release, a backend's load of it an
+//! acquire: who sees the new node in the cursor sees the limit closed or the new
+//! one, never the old. Stores of the limit release and loads acquire, so that
+//! whatever the keeper wrote before (its record, the state) is seen by who sees
+//! the limit. Uniqueness itself would hold with relaxed orderings, since all that
+//! it depends on is in the one word that is swapped.
+
+use crate::clock::Clock;
+use crate::layout::{Field, Layout};
+use crate::sync::{AtomicU64, CacheLine, Ordering};
+
+/// The two words. Zeroed memory is a closed allocator.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Allocator {
+    cursor: CacheLine<AtomicU64>,
+    limit: CacheLine<AtomicU64>,
+}
+
+/// Slots that a claim took: for its taker alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    node: u64,
+    next: u64,
+    end: u64,
+}
+
+/// The right of a node to issue the slots from `floor` up to, not including, `limit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Datacenter and worker id as one number, see [`Layout::node`].
+    pub node: u64,
+    /// The first slot that may be issued.
+    pub floor: u64,
+    /// The first slot that may not.
+    pub limit: u64,
+}
+
+/// What came of a claim, and what the caller must do if it got nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// At least one slot, at most as many as were asked for.
+    Ready(Slots),
+    /// The present tick is used up: claim again in so many microseconds.
+    TickExhausted {
+        /// Microseconds until the next tick.
+        wait: u64,
+    },
+    /// The clock stands behind the node's ids: claim again when it has caught up.
+    ClockBehind {
+        /// Microseconds until it has.
+        by: u64,
+    },
+    /// The window does not reach this far, or there is none.
+    NeedWindow,
+    /// The layout's time field is used up, for ever.
+    TimeExhausted,
+}
+
+impl Allocator {
+    /// Claims up to `n` slots (at least 1).
+    ///
+    /// The slots are of the present tick or, where the node's ids already run
+    /// ahead of the clock, of a later one, up to `max_ahead` microseconds ahead.
+    /// A claim never waits; it says what to wait for.
+    #[inline]
+    pub fn claim(&self, layout: &Layout, clock: &impl Clock, n: u64, max_ahead: u64) -> Claim {
+        let bits = layout.slot_bits();
+        let mut now = since_epoch(layout, clock);
+        let mut cursor = self.cursor.0.load(Ordering::Acquire);
+        let mut clock_read_after_cursor = false;
+        loop {
+            let Some(Reach { first, end }) = Reach::of(layout, now, max_ahead) else {
+                return Claim::TimeExhausted;
+            };
+            let limit = self.limit.0.load(Ordering::Acquire);
+            let (node, slot) = (cursor >> bits, cursor & last_slot(layout));
+            // Another node's limit, or none: nothing may be issued.
+            let limit = if limit >> bits == node { limit & last_slot(layout) } else { 0 };
+            let start = slot.max(first);
+            let taken = start.saturating_add(n.max(1)).min(end).min(limit);
+            if taken <= start {
+                // A process can be held up for long between reading the clock and the
+                // cursor, and the others go on with the clock. Only a clock that was
+                // read after the cursor can be said to stand behind it.
+                if !clock_read_after_cursor {
+                    now = since_epoch(layout, clock);
+                    clock_read_after_cursor = true;
+                    continue;
+                }
+                return self.refusal(layout, start, end, limit, now, max_ahead);
+            }
+            match self.cursor.0.compare_exchange_weak(
+                cursor,
+                node << bits | taken,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Claim::Ready(Slots { node, next: start, end: taken }),
+                Err(current) => {
+                    cursor = current;
+                    clock_read_after_cursor = false;
+                }
+            }
+        }
+    }
+
+    /// Why a claim that would begin at `start` got nothing.
+    #[cold]
+    fn refusal(
+        &self,
+        layout: &Layout,
+        start: u64,
+        end: u64,
+        limit: u64,
+        now: i64,
+        max_ahead: u64,
+    ) -> Claim {
+        // Without a window at all, waiting for the clock would be in vain.
+        if limit == 0 || (limit <= start && start < end) {
+            return Claim::NeedWindow;
+        }
+        if start >= last_slot(layout) {
+            return Claim::TimeExhausted;
+        }
+        let tick = layout.tick_of_slot(start);
+        // No overflow: a claimed tick was within i64 microseconds once.
+        let begins = i128::from(tick) * i128::from(layout.tick_length());
+        let wait = (begins - i128::from(max_ahead) - i128::from(now)).max(1) as u64;
+        // Up to the next tick, the present one is used up. Longer, and the clock
+        // once read more than it does now, or has not reached the epoch.
+        if wait <= layout.tick_length() {
+            Claim::TickExhausted { wait }
+        } else {
+            Claim::ClockBehind { by: wait }
+        }
+    }
+
+    /// Gives the allocator to a node, or to the same node anew. The slots begin at
+    /// the lease's floor or, if that is greater, where the last ones ended: ids of
+    /// one server increase over a change of its node number as well.
+    ///
+    /// Returns the end of what was issued before: every slot of the node that held
+    /// the allocator is below it, and no other will be issued.
+    ///
+    /// For one process, the keeper.
+    pub fn change_lease(&self, layout: &Layout, lease: Lease) -> u64 {
+        self.close();
+        let bits = layout.slot_bits();
+        let mut cursor = self.cursor.0.load(Ordering::Acquire);
+        let end = loop {
+            let end = cursor & last_slot(layout);
+            let floor = end.max(lease.floor.min(last_slot(layout)));
+            match self.cursor.0.compare_exchange_weak(
+                cursor,
+                lease.node << bits | floor,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break end,
+                Err(current) => cursor = current,
+            }
+        };
+        let limit = lease.limit.min(last_slot(layout));
+        self.limit.0.store(lease.node << bits | limit, Ordering::Release);
+        end
+    }
+
+    /// Takes the window away: claims get [`Claim::NeedWindow`]. A claim that is
+    /// under way may still succeed; [`Self::change_lease`] is what ends a lease.
+    pub fn close(&self) {
+        // Limit 0 of node 0 lets nothing pass, for any node.
+        self.limit.0.store(0, Ordering::Release);
+    }
+}
+
+/// The greatest number that a slot has room for. It serves as the mask of the
+/// slot in a word and as the greatest exclusive end, so the last slot of the
+/// last tick is never issued: else the end would need one more bit.
+#[inline]
+const fn last_slot(layout: &Layout) -> u64 {
+    (1 << layout.slot_bits()) - 1
+}
+
+/// The clock's reading in microseconds since the layout's epoch.
+#[inline]
+fn since_epoch(layout: &Layout, clock: &impl Clock) -> i64 {
+    clock.now().saturating_sub(layout.epoch())
+}
+
+/// The slots that the clock allows.
+struct Reach {
+    /// The first slot of the present tick.
+    first: u64,
+    /// The end of the last slot that is not too far ahead.
+    end: u64,
+}
+
+impl Reach {
+    /// `None` behind the last tick of the layout.
+    #[inline]
+    fn of(layout: &Layout, now: i64, max_ahead: u64) -> Option<Self> {
+        // A clock before the epoch allows nothing, unless ids may run ahead of it.
+        let present = now.max(0) as u64;
+        let tick = layout.ticks(present);
+        if tick > layout.max(Field::Timestamp) {
+            return None;
+        }
+        let end = if now >= 0 && max_ahead == 0 {
+            tick + 1
+        } else {
+            let farthest = now.saturating_add_unsigned(max_ahead);
+            let ticks = u64::try_from(farthest).map_or(0, |micros| layout.ticks(micros) + 1);
+            ticks.min(layout.max(Field::Timestamp) + 1)
+        };
+        Some(Self {
+            first: layout.first_slot(tick),
+            end: layout.first_slot(end).min(last_slot(layout)),
+        })
+    }
+}
+
+impl Slots {
+    /// How many are left.
+    #[inline]
+    pub const fn len(&self) -> u64 {
+        self.end - self.next
+    }
+
+    /// Whether none is left.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.next == self.end
+    }
+
+    /// Whether the slots are still of the present tick, or of one that is not too
+    /// far ahead of the clock: whether an id made from them now carries the time at
+    /// which it is made.
+    #[inline]
+    pub fn are_present(&self, layout: &Layout, clock: &impl Clock, max_ahead: u64) -> bool {
+        Reach::of(layout, since_epoch(layout, clock), max_ahead)
+            .is_some_and(|reach| reach.first <= self.next && self.next < reach.end)
+    }
+
+    /// The slots as plain numbers, to be kept in shared memory.
+    #[inline]
+    pub const fn into_words(self) -> [u64; 3] {
+        [self.node, self.next, self.end]
+    }
+
+    /// The slots that [`Self::into_words`] wrote.
+    #[inline]
+    pub const fn from_words([node, next, end]: [u64; 3]) -> Self {
+        Self { node, next, end }
+    }
+
+    /// The id of the last slot. There must be one.
+    #[inline]
+    pub const fn last_id(&self, layout: &Layout) -> i64 {
+        layout.id(self.node, self.end - 1)
+    }
+
+    /// The id of the next slot.
+    #[inline]
+    pub fn next_id(&mut self, layout: &Layout) -> Option<i64> {
+        if self.is_empty() {
+            return None;
+        }
+        let id = layout.id(self.node, self.next);
+        self.next += 1;
+        Some(id)
+    }
+
+    /// Writes ids into the beginning of `out`, as many as fit and are left, and
+    /// says how many.
+    #[inline]
+    pub fn fill(&mut self, layout: &Layout, out: &mut [i64]) -> usize {
+        let count = out.len().min(self.len() as usize);
+        for (id, slot) in out[..count].iter_mut().zip(self.next..) {
+            *id = layout.id(self.node, slot);
+        }
+        self.next += count as u64;
+        count
+    }
+}

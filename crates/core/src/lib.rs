@@ -1,0 +1,24 @@
+//! What a snowflake id is and how a node makes them, without PostgreSQL.
+//!
+//! * [`layout`]: which fields an id has, in which order and how wide, with
+//!   epoch and tick length; packing and unpacking.
+//! * [`allocator`]: the lock-free claim of the next slots of a node.
+//! * [`clock`]: where the time comes from.
+//! * [`text`]: base62 and base32 forms of an id.
+//!
+//! The words are those of `docs/ARCHITECTURE.md`: a *tick* is the id's time
+//! field, the *sequence* counts inside one tick, a *slot* is both as one number,
+//! and the *node number* is datacenter and worker id as one number.
+#![forbid(unsafe_code)]
+
+pub mod allocator;
+pub mod clock;
+pub mod error;
+pub mod layout;
+pub mod sync;
+pub mod text;
+
+pub use allocator::{Allocator, Claim, Lease, Slots};
+pub use clock::{Clock, ManualClock};
+pub use error::{FieldError, LayoutError, TextError, TimeError};
+pub use layout::{Field, Fields, Layout, Preset};

@@ -1,0 +1,283 @@
+//! The allocator against a clock that does what it likes, and under threads.
+#![allow(missing_docs, clippy::unwrap_used)]
+#![cfg(not(loom))]
+
+use proptest::prelude::*;
+use snowflake_core::{Allocator, Claim, Clock, Field, Layout, Lease, ManualClock};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn layout() -> Layout {
+    Layout::parse("timestamp:41,worker:10,sequence:12", Some(0)).unwrap()
+}
+
+fn open(layout: &Layout, node: u64) -> Allocator {
+    let allocator = Allocator::default();
+    allocator.change_lease(layout, Lease { node, floor: 0, limit: u64::MAX });
+    allocator
+}
+
+/// A claim at a moment: microseconds since the layout's epoch, which is 0 here.
+fn claim(allocator: &Allocator, layout: &Layout, n: u64, now: i64, max_ahead: u64) -> Claim {
+    allocator.claim(layout, &ManualClock::new(now), n, max_ahead)
+}
+
+fn ids(layout: &Layout, claim: Claim) -> Vec<i64> {
+    let Claim::Ready(mut slots) = claim else { panic!("{claim:?}") };
+    std::iter::from_fn(|| slots.next_id(layout)).collect()
+}
+
+#[test]
+fn a_closed_allocator_gives_nothing() {
+    let (layout, allocator) = (layout(), Allocator::default());
+    assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 0), Claim::NeedWindow);
+    assert_eq!(claim(&allocator, &layout, 1, -1, 0), Claim::NeedWindow);
+    let allocator = open(&layout, 7);
+    allocator.close();
+    assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 0), Claim::NeedWindow);
+}
+
+#[test]
+fn a_tick_is_used_up_and_the_next_one_begins() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    let first = ids(&layout, claim(&allocator, &layout, 4000, 7_000_250, 0));
+    let rest = ids(&layout, claim(&allocator, &layout, 4000, 7_000_260, 0));
+    assert_eq!((first.len(), rest.len()), (4000, 96));
+    assert_eq!(first[0], layout.min_id(7000).unwrap() | 5 << 12);
+    assert_eq!(rest[95], layout.min_id(7000).unwrap() | 5 << 12 | 4095);
+    let exhausted = Claim::TickExhausted { wait: 700 };
+    assert_eq!(claim(&allocator, &layout, 1, 7_000_300, 0), exhausted);
+    let next = ids(&layout, claim(&allocator, &layout, 1, 7_001_000, 0));
+    assert_eq!(next, [layout.min_id(7001).unwrap() | 5 << 12]);
+}
+
+#[test]
+fn a_clock_that_stepped_back_is_measured() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 1, 20_000_500, 0)).len(), 1);
+    // Id-time stands in tick 20,000; the clock has to reach its beginning.
+    assert_eq!(claim(&allocator, &layout, 1, 5_000_400, 0), Claim::ClockBehind { by: 14_999_600 });
+    assert_eq!(claim(&allocator, &layout, 1, 19_997_000, 0), Claim::ClockBehind { by: 3000 });
+    // Allowed to run ahead by that much, it need not wait.
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 1, 19_997_000, 3000)).len(), 1);
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 1, 20_000_000, 0)).len(), 1);
+}
+
+#[test]
+fn a_reading_that_is_older_than_the_cursor_is_not_a_step_back() {
+    /// The first reading is an old one, as of a process that was held up after it.
+    struct HeldUp(AtomicU64);
+    impl Clock for HeldUp {
+        fn now(&self) -> i64 {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 0 { 5_000_000 } else { 20_000_700 }
+        }
+    }
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 1, 20_000_500, 0)).len(), 1);
+    let claimed = allocator.claim(&layout, &HeldUp(AtomicU64::new(0)), 1, 0);
+    assert_eq!(ids(&layout, claimed), [layout.min_id(20_000).unwrap() | 5 << 12 | 1]);
+}
+
+#[test]
+fn a_clock_before_the_epoch_is_behind() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    assert_eq!(claim(&allocator, &layout, 1, -5_000_000, 0), Claim::ClockBehind { by: 5_000_000 });
+    assert_eq!(claim(&allocator, &layout, 1, i64::MIN, 0), Claim::ClockBehind { by: 1 << 63 });
+    assert_eq!(
+        claim(&allocator, &layout, 1, i64::MIN, 1000),
+        Claim::ClockBehind { by: (1 << 63) - 1000 }
+    );
+}
+
+#[test]
+fn ids_run_ahead_as_far_as_they_may() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    let claimed = ids(&layout, claim(&allocator, &layout, u64::MAX, 1_000_000, 9_999));
+    assert_eq!(claimed.len(), 10 * 4096);
+    assert_eq!(layout.unpack(claimed[claimed.len() - 1]).unwrap().tick, 1009);
+    assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 9_999), Claim::TickExhausted { wait: 1 });
+}
+
+#[test]
+fn the_window_ends_a_claim() {
+    let (layout, allocator) = (layout(), Allocator::default());
+    allocator
+        .change_lease(&layout, Lease { node: 1, floor: 4096 * 50 + 10, limit: 4096 * 50 + 20 });
+    let claimed = ids(&layout, claim(&allocator, &layout, 100, 50_000, 0));
+    let sequences: Vec<_> = claimed.iter().map(|&id| layout.unpack(id).unwrap().sequence).collect();
+    assert_eq!(sequences, (10..20).map(Some).collect::<Vec<_>>());
+    assert_eq!(claim(&allocator, &layout, 1, 50_000, 0), Claim::NeedWindow);
+    assert_eq!(claim(&allocator, &layout, 1, 51_000, 0), Claim::NeedWindow);
+}
+
+#[test]
+fn another_node_begins_where_the_last_one_ended() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    let last = ids(&layout, claim(&allocator, &layout, 3, 1_000_000, 0))[2];
+    let end = allocator.change_lease(&layout, Lease { node: 6, floor: 0, limit: u64::MAX });
+    assert_eq!(end, layout.first_slot(1000) + 3);
+    let next = layout.unpack(ids(&layout, claim(&allocator, &layout, 1, 1_000_000, 0))[0]).unwrap();
+    let last = layout.unpack(last).unwrap();
+    assert_eq!((last.worker, last.sequence), (Some(5), Some(2)));
+    assert_eq!((next.worker, next.sequence), (Some(6), Some(3)));
+}
+
+#[test]
+fn the_time_field_is_used_up() {
+    let layout = Layout::parse("timestamp:4,worker:2,sequence:2", Some(0)).unwrap();
+    let allocator = open(&layout, 3);
+    // 16 ticks of 4; the very last slot stands for the end.
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 100, 15_000, 0)).len(), 3);
+    assert_eq!(claim(&allocator, &layout, 1, 15_000, 0), Claim::TimeExhausted);
+    assert_eq!(claim(&allocator, &layout, 1, 16_000, 0), Claim::TimeExhausted);
+    assert_eq!(claim(&allocator, &layout, 1, i64::MAX, u64::MAX), Claim::TimeExhausted);
+}
+
+#[test]
+fn the_widest_layouts_do_not_overflow() {
+    for text in [
+        "timestamp:63",
+        "timestamp:32,sequence:31",
+        "timestamp:1,datacenter:31,worker:31",
+        "timestamp:32@1s,worker:31",
+        "timestamp:63@1us",
+        "timestamp:63@3600s",
+    ] {
+        let layout = Layout::parse(text, Some(0)).unwrap();
+        let max = |field| (layout.bits(field) > 0).then(|| layout.max(field) as u32);
+        let allocator =
+            open(&layout, layout.node(max(Field::Datacenter), max(Field::Worker)).unwrap());
+        let id = ids(&layout, claim(&allocator, &layout, 1, 0, 0))[0];
+        let fields = layout.unpack(id).unwrap();
+        assert_eq!(
+            (fields.tick, fields.datacenter, fields.worker),
+            (0, max(Field::Datacenter), max(Field::Worker))
+        );
+        claim(&allocator, &layout, u64::MAX, i64::MAX, u64::MAX);
+        claim(&allocator, &layout, u64::MAX, i64::MIN, u64::MAX);
+    }
+}
+
+#[test]
+fn leftover_slots_are_good_while_their_tick_lasts() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    let Claim::Ready(slots) = claim(&allocator, &layout, 64, 7_000_000, 0) else { panic!() };
+    assert!(slots.are_present(&layout, &ManualClock::new(7_000_999), 0));
+    assert!(!slots.are_present(&layout, &ManualClock::new(7_001_000), 0));
+    assert!(!slots.are_present(&layout, &ManualClock::new(6_999_999), 0));
+    assert!(slots.are_present(&layout, &ManualClock::new(6_999_999), 1));
+}
+
+/// A clock that remembers what it last showed.
+struct Reading<'a> {
+    clock: &'a ManualClock,
+    last: Cell<i64>,
+}
+
+impl Clock for Reading<'_> {
+    fn now(&self) -> i64 {
+        self.last.set(self.clock.now());
+        self.last.get()
+    }
+}
+
+#[test]
+fn tens_of_millions_of_slots_from_threads_are_distinct() {
+    const THREADS: u64 = 4;
+    const PER_THREAD: usize = 8_000_000;
+    let layout = layout();
+    let allocator = open(&layout, 9);
+    let clock = ManualClock::new(1_000_000);
+    // One bit for each slot of the ticks that the threads can come to.
+    let ticks = THREADS * PER_THREAD as u64 / 4096 + 2;
+    let seen: Vec<AtomicU64> = (0..ticks * 4096 / 64).map(|_| AtomicU64::new(0)).collect();
+    let duplicates = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (allocator, clock, seen, duplicates) = (&allocator, &clock, &seen, &duplicates);
+            scope.spawn(move || {
+                // Blocks of different lengths, so that the threads interleave in every way.
+                let length = [1, 3, 64, 1000][thread as usize];
+                let reading = Reading { clock, last: Cell::new(0) };
+                let mut last = -1;
+                let mut count = 0;
+                while count < PER_THREAD {
+                    match allocator.claim(&layout, &reading, length, 0) {
+                        Claim::Ready(mut slots) => {
+                            while let Some(id) = slots.next_id(&layout) {
+                                assert!(id > last, "not increasing");
+                                last = id;
+                                count += 1;
+                                let fields = layout.unpack(id).unwrap();
+                                assert_eq!(fields.worker, Some(9));
+                                let bit = (fields.tick - 1000) * 4096
+                                    + u64::from(fields.sequence.unwrap());
+                                let before = seen[(bit / 64) as usize]
+                                    .fetch_or(1 << (bit % 64), Ordering::Relaxed);
+                                duplicates.fetch_add(before >> (bit % 64) & 1, Ordering::Relaxed);
+                            }
+                        }
+                        // The clock moves when a tick is used up, to the next one, and never
+                        // backward: it must never be found to stand behind.
+                        Claim::TickExhausted { wait } => {
+                            clock.advance_to(reading.last.get() + wait as i64);
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(duplicates.into_inner(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any clock, any batch, any change of lease: ids increase, keep to the lease
+    /// and never carry a time that is farther ahead of the clock than allowed.
+    #[test]
+    fn any_history(
+        steps in proptest::collection::vec((0u64..6000, -5_000_000i64..5_000_000, 0u64..5000, 0u8..20), 1..200)
+    ) {
+        let layout = layout();
+        let allocator = open(&layout, 0);
+        let (mut last, mut node) = (0, 0);
+        let mut now = 1_000_000_000;
+        for (n, step, max_ahead, event) in steps {
+            now += match event { 0 => step, 1..3 => step / 1000, _ => step.abs() / 1000 };
+            if event == 3 {
+                node += 1;
+                allocator.change_lease(&layout, Lease { node, floor: 0, limit: u64::MAX });
+            }
+            match claim(&allocator, &layout, n, now, max_ahead) {
+                Claim::Ready(mut slots) => {
+                    prop_assert!((1..=n.max(1)).contains(&slots.len()));
+                    while let Some(id) = slots.next_id(&layout) {
+                        let fields = layout.unpack(id).unwrap();
+                        let slot = layout.first_slot(fields.tick) + u64::from(fields.sequence.unwrap());
+                        prop_assert!(slot > last);
+                        last = slot;
+                        prop_assert_eq!(fields.worker.map(u64::from), Some(node));
+                        let time = layout.time_of(fields.tick).unwrap();
+                        prop_assert!(time <= now + max_ahead as i64);
+                        prop_assert!(time > now - 1000);
+                    }
+                }
+                Claim::TickExhausted { wait } => {
+                    prop_assert!((1..=1000).contains(&wait));
+                    now += wait as i64;
+                    prop_assert!(matches!(claim(&allocator, &layout, 1, now, max_ahead), Claim::Ready(_)));
+                    last += 1;
+                    last = last.max(layout.first_slot(layout.tick_at(now).unwrap()));
+                }
+                Claim::ClockBehind { by } => {
+                    prop_assert!(by > 1000);
+                    let early = claim(&allocator, &layout, 1, now + by as i64 - 1, max_ahead);
+                    prop_assert!(!matches!(early, Claim::Ready(_)));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The allocator under every interleaving that the memory model allows: claims
+//! of two backends against a change of lease by the keeper.
+//!
+//! Run by `make test`: `RUSTFLAGS="--cfg loom" cargo test -p snowflake-core --release --test loom`.
+#![cfg(loom)]
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use loom::sync::Arc;
+use loom::thread;
+use snowflake_core::{Allocator, Claim, Clock, Layout, Lease};
+
+const OLD: Lease = Lease { node: 1, floor: 0, limit: 6 };
+const NEW: Lease = Lease { node: 2, floor: 4, limit: 8 };
+
+/// 4 slots a tick; the clock stands at tick 0 and ids may run 3 ticks ahead.
+fn layout() -> Layout {
+    Layout::parse("timestamp:8,worker:4,sequence:2", Some(0)).unwrap()
+}
+
+/// Stands at tick 0 without being a part of the model.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> i64 {
+        0
+    }
+}
+
+/// What one claim of two slots got: (node, slot) of each.
+fn claim(allocator: &Allocator, layout: &Layout) -> Vec<(u32, u64)> {
+    let mut claimed = Vec::new();
+    if let Claim::Ready(mut slots) = allocator.claim(layout, &Still, 2, 3000) {
+        while let Some(id) = slots.next_id(layout) {
+            let fields = layout.unpack(id).unwrap();
+            let slot = layout.first_slot(fields.tick) + u64::from(fields.sequence.unwrap());
+            claimed.push((fields.worker.unwrap(), slot));
+        }
+    }
+    claimed
+}
+
+/// Backends that make some claims each, while the keeper changes the lease.
+/// `preemptions` bounds how often the model switches away from a thread that could
+/// go on; `None` explores every interleaving.
+fn claims_against_a_change_of_lease(backends: usize, claims: usize, preemptions: Option<usize>) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = preemptions;
+    model.check(move || {
+        let layout = layout();
+        let allocator = Arc::new(Allocator::default());
+        allocator.change_lease(&layout, OLD);
+
+        let backends: Vec<_> = (0..backends)
+            .map(|_| {
+                let allocator = Arc::clone(&allocator);
+                thread::spawn(move || -> Vec<_> {
+                    (0..claims).flat_map(|_| claim(&allocator, &layout)).collect()
+                })
+            })
+            .collect();
+        let end_of_old = allocator.change_lease(&layout, NEW);
+
+        let mut all = Vec::new();
+        for backend in backends {
+            let claimed = backend.join().unwrap();
+            assert!(claimed.is_sorted_by_key(|&(_, slot)| slot), "not increasing: {claimed:?}");
+            all.extend(claimed);
+        }
+        for &(node, slot) in &all {
+            let lease = if node == 1 { OLD } else { NEW };
+            assert_eq!(u64::from(node), lease.node);
+            assert!((lease.floor..lease.limit).contains(&slot), "outside the lease: {all:?}");
+            if node == 1 {
+                assert!(slot < end_of_old, "issued after the lease had ended: {all:?}");
+            } else {
+                assert!(slot >= end_of_old, "below the end of the old lease: {all:?}");
+            }
+        }
+        let claimed = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), claimed, "claimed twice: {all:?}");
+    });
+}
+
+#[test]
+fn one_backend_against_a_change_of_lease() {
+    claims_against_a_change_of_lease(1, 3, None);
+}
+
+#[test]
+fn two_backends_against_a_change_of_lease() {
+    claims_against_a_change_of_lease(2, 1, Some(4));
+}
+
+#[test]
+fn what_the_keeper_wrote_before_a_lease_is_seen_with_it() {
+    use loom::sync::atomic::{AtomicU64, Ordering};
+    loom::model(|| {
+        let layout = layout();
+        let shared = Arc::new((AtomicU64::new(0), Allocator::default()));
+        let backend = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                if !claim(&shared.1, &layout).is_empty() {
+                    assert_eq!(shared.0.load(Ordering::Relaxed), 1);
+                }
+            })
+        };
+        shared.0.store(1, Ordering::Relaxed);
+        shared.1.change_lease(&layout, OLD);
+        backend.join().unwrap();
+    });
+}
