@@ -1,0 +1,384 @@
+//! Every error a user can meet: SQLSTATE, message, detail and hint, in one table.
+//!
+//! The message says what was refused and names the value; the detail measures; the
+//! hint is what to do, as the statement to run where there is one.
+
+use crate::settings::MAX_BATCH_LIMIT;
+use crate::time::shown;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use snowflake_core::{Field, FieldError, Layout, LayoutError, TextError};
+use std::time::Duration;
+
+/// An error with the facts that its text needs.
+#[derive(Clone, Debug)]
+pub(crate) enum Error {
+    // The node
+    NotPreloaded,
+    NoWorkerId { layout: Layout },
+    NoDatacenterId { layout: Layout },
+    Standby,
+    KeeperNotReady,
+    ClockBehind { by: u64, now: i64, max_wait: Duration },
+    TimeExhausted { layout: Layout },
+    // Settings and layouts
+    BadSetting { setting: String, value: String, why: Box<Self> },
+    BadLayout { text: String, why: LayoutError },
+    BadEpoch { text: String },
+    // Arguments
+    BatchNull,
+    BatchNegative { n: i32 },
+    BatchTooLarge { n: i32, max: i32 },
+    OutOfMemory { n: u64 },
+    NoLastval,
+    FieldNegative { field: Field, value: i32 },
+    FieldTooLarge { field: Field, value: i64, layout: Layout },
+    FieldMissing { field: Field, layout: Layout },
+    FieldNotInLayout { field: Field, layout: Layout },
+    NotOfLayout { id: i64, layout: Layout },
+    TimeOutOfRange { time: TimestampWithTimeZone, layout: Layout },
+    NotATimestamp,
+    NotAnId { id: i64 },
+    BadText { form: TextForm, text: String, why: TextError },
+}
+
+/// A text form of an id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TextForm {
+    Base62,
+    Base32,
+}
+
+impl Error {
+    /// A field error of `snowflake-core` with the layout that it is about.
+    pub(crate) fn field(why: FieldError, layout: &Layout) -> Self {
+        let layout = *layout;
+        match why {
+            FieldError::TooLarge { field, value, .. } => {
+                Self::FieldTooLarge { field, value: value.try_into().unwrap_or(i64::MAX), layout }
+            }
+            FieldError::Missing(field) => Self::FieldMissing { field, layout },
+            FieldError::NoSuchField(field) => Self::FieldNotInLayout { field, layout },
+            FieldError::NotOfLayout(id) => Self::NotOfLayout { id, layout },
+        }
+    }
+
+    fn code(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode as Code;
+        match self {
+            Self::NotPreloaded
+            | Self::NoWorkerId { .. }
+            | Self::NoDatacenterId { .. }
+            | Self::NoLastval => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::OutOfMemory { .. } => Code::ERRCODE_OUT_OF_MEMORY,
+            Self::Standby => Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            Self::KeeperNotReady => Code::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::ClockBehind { .. } => Code::ERRCODE_SYSTEM_ERROR,
+            Self::TimeExhausted { .. } => Code::ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
+            Self::BatchNull | Self::FieldMissing { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::BadSetting { .. }
+            | Self::BadLayout { .. }
+            | Self::BadEpoch { .. }
+            | Self::BatchNegative { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::FieldNotInLayout { .. }
+            | Self::NotAnId { .. }
+            | Self::BadText { why: TextError::TooLarge, .. } => {
+                Code::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::FieldNegative { .. }
+            | Self::FieldTooLarge { .. }
+            | Self::NotOfLayout { .. }
+            | Self::TimeOutOfRange { .. }
+            | Self::NotATimestamp => Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            Self::BadText { .. } => Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::NotPreloaded => {
+                "snowflake ids can be made only if snowflake_id is preloaded".to_owned()
+            }
+            Self::NoWorkerId { .. } => "this node has no worker id".to_owned(),
+            Self::NoDatacenterId { .. } => "this node has no datacenter id".to_owned(),
+            Self::Standby => "cannot make snowflake ids during recovery".to_owned(),
+            Self::KeeperNotReady => "snowflake ids are not available yet".to_owned(),
+            Self::ClockBehind { by, .. } => {
+                format!("the clock is {} behind this node's snowflake ids", duration(*by))
+            }
+            Self::TimeExhausted { layout } => {
+                format!("the time field of layout {} is used up", name(layout))
+            }
+            Self::BadSetting { setting, value, .. } => {
+                format!("invalid value for parameter \"{setting}\": \"{value}\"")
+            }
+            Self::BadLayout { text, .. } => format!("invalid snowflake layout \"{text}\""),
+            Self::BadEpoch { text } => format!("invalid epoch \"{text}\""),
+            Self::BatchNull => "the number of snowflake ids must not be null".to_owned(),
+            Self::BatchNegative { n } => {
+                format!("the number of snowflake ids must not be negative: {n}")
+            }
+            Self::BatchTooLarge { n, max } => {
+                format!("{n} snowflake ids are more than one batch may have: {max}")
+            }
+            Self::OutOfMemory { n } => format!("no memory for an array of {n} snowflake ids"),
+            Self::NoLastval => "no snowflake id has been made in this session yet".to_owned(),
+            Self::FieldNegative { field, value } => {
+                format!("{} must not be negative: {value}", argument(*field))
+            }
+            Self::FieldTooLarge { field, value, .. } => {
+                format!("{} is out of range: {value}", argument(*field))
+            }
+            Self::FieldMissing { field, .. } => {
+                format!("{} must not be null", argument(*field))
+            }
+            Self::FieldNotInLayout { field, .. } => {
+                format!("{} must be null", argument(*field))
+            }
+            Self::NotOfLayout { id, layout } => {
+                format!("{id} is not a snowflake id of layout {}", name(layout))
+            }
+            Self::TimeOutOfRange { time, layout } => {
+                format!("{time} is outside of layout {}", name(layout))
+            }
+            Self::NotATimestamp => "the id's time is outside of the range of timestamps".to_owned(),
+            Self::NotAnId { id } => format!("{id} is not a snowflake id"),
+            Self::BadText { form, text, .. } => {
+                format!("invalid {} snowflake id: \"{text}\"", form.name())
+            }
+        }
+    }
+
+    /// Detail and hint; empty where there is nothing to add.
+    pub(crate) fn help(&self) -> (String, String) {
+        let (detail, hint) = match self {
+            Self::NotPreloaded => (
+                "The ids of a node come from its shared memory. Reading ids works without.".to_owned(),
+                "Add snowflake_id to the libraries of shared_preload_libraries and restart the server; where there are no others: ALTER SYSTEM SET shared_preload_libraries = 'snowflake_id';".to_owned(),
+            ),
+            Self::NoWorkerId { layout } => (
+                format!(
+                    "snowflake_id.worker_id is not set. Layout {} takes 0 to {}.",
+                    name(layout),
+                    layout.max(Field::Worker)
+                ),
+                "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = 1; SELECT pg_reload_conf();".to_owned(),
+            ),
+            Self::NoDatacenterId { layout } => (
+                format!(
+                    "snowflake_id.datacenter_id is not set. Layout {} takes 0 to {}.",
+                    name(layout),
+                    layout.max(Field::Datacenter)
+                ),
+                "Datacenter and worker id together name the node: ALTER SYSTEM SET snowflake_id.datacenter_id = 1; SELECT pg_reload_conf();".to_owned(),
+            ),
+            Self::Standby => (
+                "This server is a standby.".to_owned(),
+                "Insert on the primary. Reading ids works on a standby.".to_owned(),
+            ),
+            Self::KeeperNotReady => (
+                "The background worker \"snowflake_id keeper\" has not opened this node's ids.".to_owned(),
+                "Try again. If it stays so, look for the worker in the server's log; it needs one of max_worker_processes.".to_owned(),
+            ),
+            Self::ClockBehind { by, now, max_wait } => (
+                format!(
+                    "The clock reads {}; ids can be made again from {} on. Up to {} is waited for (snowflake_id.max_wait).",
+                    shown(Some(*now)),
+                    shown(now.checked_add_unsigned(*by)),
+                    duration(max_wait.as_micros() as u64),
+                ),
+                "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation.".to_owned(),
+            ),
+            Self::TimeExhausted { layout } => (
+                format!("The layout ended at {}.", shown(layout.ends_at())),
+                "New keys need a layout with a wider time field or a later epoch, and a way to tell them from the old ones.".to_owned(),
+            ),
+            Self::BadSetting { why, .. } => why.help(),
+            Self::BadLayout { why, .. } => (layout_detail(why), layout_hint(why)),
+            Self::BadEpoch { .. } => (
+                "An epoch is a timestamp with its offset from UTC.".to_owned(),
+                "For example: 2025-01-01 00:00:00+00".to_owned(),
+            ),
+            Self::BatchNull | Self::BatchNegative { .. } => (
+                String::new(),
+                "Ask for a number from 0 to snowflake_id.max_batch.".to_owned(),
+            ),
+            Self::BatchTooLarge { n, .. } if *n > MAX_BATCH_LIMIT => {
+                (String::new(), "Ask several times.".to_owned())
+            }
+            Self::BatchTooLarge { n, .. } => (
+                String::new(),
+                format!("Ask several times, or have a superuser allow it: SET snowflake_id.max_batch = {n};"),
+            ),
+            Self::OutOfMemory { .. } => (
+                String::new(),
+                "snowflake_batch(n) makes the same ids as rows and needs no memory for them.".to_owned(),
+            ),
+            Self::NoLastval => (
+                String::new(),
+                "snowflake_lastval() returns what snowflake_nextval() or snowflake_batch() made last in the same session.".to_owned(),
+            ),
+            Self::FieldNegative { .. } | Self::NotATimestamp => (String::new(), String::new()),
+            Self::FieldTooLarge { field, layout, .. } if layout.bits(*field) == 0 => {
+                (format!("Layout {} has no {field} field.", name(layout)), String::new())
+            }
+            Self::FieldTooLarge { field, layout, .. } => (
+                format!(
+                    "The {field} field of layout {} takes 0 to {}.",
+                    name(layout),
+                    layout.max(*field)
+                ),
+                String::new(),
+            ),
+            Self::FieldMissing { field, layout } => {
+                (format!("Layout {} has a {field} field.", name(layout)), String::new())
+            }
+            Self::FieldNotInLayout { field, layout } => {
+                (format!("Layout {} has no {field} field.", name(layout)), String::new())
+            }
+            Self::NotOfLayout { id, .. } => (
+                if *id < 0 {
+                    "Snowflake ids are never negative.".to_owned()
+                } else {
+                    "The number has a bit set that the layout leaves zero.".to_owned()
+                },
+                "Name the layout that made it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.".to_owned(),
+            ),
+            Self::TimeOutOfRange { layout, .. } => (
+                format!(
+                    "The layout holds times from {} up to {}.",
+                    shown(Some(layout.epoch())),
+                    shown(layout.ends_at())
+                ),
+                String::new(),
+            ),
+            Self::NotAnId { .. } => ("Snowflake ids are never negative.".to_owned(), String::new()),
+            Self::BadText { form, why, .. } => (form.detail(why), String::new()),
+        };
+        (detail, hint)
+    }
+
+    /// Ends the statement with this error.
+    #[cold]
+    #[track_caller]
+    pub(crate) fn raise(self) -> ! {
+        let (detail, hint) = self.help();
+        let mut report = ErrorReport::new(self.code(), self.message(), function_name!());
+        if !detail.is_empty() {
+            report = report.set_detail(detail);
+        }
+        if !hint.is_empty() {
+            report = report.set_hint(hint);
+        }
+        report.report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+}
+
+/// What every SQL function does with an error.
+pub(crate) trait OrRaise<T> {
+    /// The value, or the end of the statement.
+    fn or_raise(self) -> T;
+}
+
+impl<T> OrRaise<T> for Result<T, Error> {
+    #[inline]
+    fn or_raise(self) -> T {
+        self.unwrap_or_else(|error| error.raise())
+    }
+}
+
+impl TextForm {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Base62 => "base62",
+            Self::Base32 => "base32",
+        }
+    }
+
+    fn detail(self, why: &TextError) -> String {
+        match (self, why) {
+            (_, TextError::TooLarge) => {
+                format!("It stands for a number above the greatest id, {}.", i64::MAX)
+            }
+            (Self::Base62, TextError::BadLength(length)) => {
+                format!("It has {length} characters, not 1 to 11.")
+            }
+            (Self::Base32, TextError::BadLength(length)) => {
+                format!("It has {length} characters without its hyphens, not 13.")
+            }
+            (Self::Base62, TextError::BadCharacter(c)) => {
+                format!("\"{c}\" is none of 0-9, A-Z and a-z.")
+            }
+            (Self::Base32, TextError::BadCharacter(c)) => {
+                format!(
+                    "\"{c}\" is none of Crockford's base 32 characters, 0-9 and A-Z without I, L, O and U."
+                )
+            }
+        }
+    }
+}
+
+/// A layout's name in a message: its preset's or its spelling.
+fn name(layout: &Layout) -> String {
+    layout.preset().map_or_else(|| format!("\"{layout}\""), |preset| format!("\"{}\"", preset.name))
+}
+
+/// The function argument that stands for a field.
+const fn argument(field: Field) -> &'static str {
+    match field {
+        Field::Timestamp => "ts",
+        Field::Datacenter => "datacenter_id",
+        Field::Worker => "worker_id",
+        Field::Sequence => "sequence",
+    }
+}
+
+/// Microseconds for people.
+fn duration(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} us"),
+        1000..1_000_000 => format!("{} ms", micros as f64 / 1000.0),
+        _ => format!("{} s", micros as f64 / 1_000_000.0),
+    }
+}
+
+fn layout_detail(why: &LayoutError) -> String {
+    match why {
+        LayoutError::BadItem(item) => {
+            format!("\"{item}\" is neither a preset nor of the form field:bits.")
+        }
+        LayoutError::UnknownField(name) => format!(
+            "There is no field \"{name}\"; the fields are timestamp, datacenter, worker, sequence and unused."
+        ),
+        LayoutError::BadWidth { field, bits, max } => {
+            format!("The width of {field} is \"{bits}\", not a number from 1 to {max}.")
+        }
+        LayoutError::DuplicateField(field) => format!("The field {field} stands twice."),
+        LayoutError::NoTimestamp => "There is no timestamp field.".to_owned(),
+        LayoutError::TooWide(bits) => format!(
+            "Its fields take {bits} bits, but an id has 63: the highest bit of a bigint is its sign."
+        ),
+        LayoutError::BadTick(tick) => format!(
+            "\"{tick}\" is not a tick length: a number with the unit us, ms or s, from 1us to 3600s."
+        ),
+        LayoutError::TickOnOtherField(field) => {
+            format!("The field {field} has a tick length; only the timestamp can have one.")
+        }
+        LayoutError::TimestampNotFirst => {
+            "Its timestamp is not the most significant field, so its ids would not sort by time."
+                .to_owned()
+        }
+    }
+}
+
+fn layout_hint(why: &LayoutError) -> String {
+    match why {
+        LayoutError::TimestampNotFirst => {
+            "Such a layout can be decoded, by naming it, but not generated.".to_owned()
+        }
+        _ => "For example: timestamp:41,worker:10,sequence:12. The presets are in the view snowflake_layouts.".to_owned(),
+    }
+}

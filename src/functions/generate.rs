@@ -1,0 +1,88 @@
+//! Making ids.
+
+use crate::error::{Error, OrRaise};
+use crate::generator::{Generator, generator};
+use crate::settings;
+use pgrx::array::FlatArray;
+use pgrx::memcx;
+use pgrx::palloc::PBox;
+use pgrx::prelude::*;
+use snowflake_core::Slots;
+
+#[pg_extern(sql = false)]
+fn snowflake_nextval() -> i64 {
+    generator().and_then(Generator::next).or_raise()
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_lastval() -> i64 {
+    generator().and_then(|generator| generator.last_id().ok_or(Error::NoLastval)).or_raise()
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_batch(n: Option<i32>) -> SetOfIterator<'static, i64> {
+    let left = batch_size(n).or_raise();
+    if left == 0 {
+        return SetOfIterator::empty();
+    }
+    let generator = generator().or_raise();
+    generator.count_call();
+    SetOfIterator::new(Batch { generator, slots: Slots::default(), left })
+}
+
+/// Claims as many slots as the tick has left, and the next ones when those are spent: no
+/// memory, whatever the length.
+struct Batch {
+    generator: &'static Generator,
+    slots: Slots,
+    left: u64,
+}
+
+impl Iterator for Batch {
+    type Item = i64;
+
+    fn next(&mut self) -> Option<i64> {
+        if self.slots.is_empty() {
+            if self.left == 0 {
+                return None;
+            }
+            self.slots = self.generator.some(self.left).or_raise();
+            self.left -= self.slots.len();
+        }
+        self.slots.next_id(self.generator.layout())
+    }
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_batch_array(n: Option<i32>) -> PBox<'static, FlatArray<'static, i64>> {
+    let n = batch_size(n).or_raise();
+    memcx::current_context(|memory| {
+        let array = if n == 0 {
+            FlatArray::new_empty(memory)
+        } else {
+            FlatArray::new_zeroed_in([n as usize], false, memory)
+        };
+        // max_batch is below what an array can hold, so only memory can be missing.
+        let mut array = array.map_err(|_| Error::OutOfMemory { n }).or_raise();
+        if n > 0 {
+            let generator = generator().or_raise();
+            generator.count_call();
+            let mut rest = array.as_non_null_slice_mut().unwrap_or_default();
+            while !rest.is_empty() {
+                let mut slots = generator.some(rest.len() as u64).or_raise();
+                let filled = slots.fill(generator.layout(), rest);
+                rest = &mut rest[filled..];
+            }
+        }
+        array
+    })
+}
+
+fn batch_size(n: Option<i32>) -> Result<u64, Error> {
+    let n = n.ok_or(Error::BatchNull)?;
+    let max = settings::max_batch();
+    if n > max {
+        return Err(Error::BatchTooLarge { n, max });
+    }
+    u64::try_from(n).map_err(|_| Error::BatchNegative { n })
+}

@@ -1,0 +1,163 @@
+//! What a backend needs to make ids: the shared state, its slot, the layout.
+//! Claims slots and does what a claim says must be done when there are none.
+
+use crate::error::Error;
+use crate::settings;
+use crate::shared::{self, BackendSlot, NO_ID, Shared, State, count};
+use crate::time::WallClock;
+use crate::wait::wait;
+use once_cell::sync::OnceCell;
+use pgrx::pg_sys;
+use snowflake_core::sync::Ordering;
+use snowflake_core::{Claim, Clock, Layout, Slots};
+use std::time::{Duration, Instant};
+
+/// How long a backend waits for a keeper that has not opened the allocator: longer
+/// than it takes to start, also on a loaded machine.
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One backend's access to the node's ids.
+pub(crate) struct Generator {
+    shared: &'static Shared,
+    slot: &'static BackendSlot,
+    layout: &'static Layout,
+}
+
+/// The generator of this process, made at the first call. What can keep it from being
+/// made (the library is not preloaded) is an error each time.
+#[inline]
+pub(crate) fn generator() -> Result<&'static Generator, Error> {
+    static GENERATOR: OnceCell<Generator> = OnceCell::new();
+    GENERATOR.get_or_try_init(|| {
+        let shared = shared::shared().ok_or(Error::NotPreloaded)?;
+        let slot = shared.my_slot().ok_or(Error::NotPreloaded)?;
+        slot.begin_session();
+        Ok(Generator { shared, slot, layout: settings::layout()? })
+    })
+}
+
+impl Generator {
+    pub(crate) const fn layout(&self) -> &'static Layout {
+        self.layout
+    }
+
+    /// One id.
+    #[inline]
+    pub(crate) fn next(&self) -> Result<i64, Error> {
+        let block = self.slot.block();
+        let keep = settings::backend_block();
+        let id = if keep == 1 && block.is_empty() {
+            self.claim(1)?.last_id(self.layout)
+        } else {
+            self.next_of_block(block, keep)?
+        };
+        self.issued(id, 1);
+        count(&self.slot.calls, 1);
+        Ok(id)
+    }
+
+    /// One id of the backend's block, or of a new one of up to `keep` slots if that is
+    /// spent or its tick is over. Slots that are dropped are never issued.
+    fn next_of_block(&self, mut block: Slots, keep: u64) -> Result<i64, Error> {
+        let spend = keep > 1
+            && !block.is_empty()
+            && block.are_present(self.layout, &WallClock, settings::max_ahead());
+        if !spend {
+            block = self.claim(keep)?;
+        }
+        let id = block.next_id(self.layout);
+        self.slot.set_block(block);
+        // A claim never comes back empty.
+        Ok(id.unwrap_or(NO_ID))
+    }
+
+    /// Slots for up to `n` ids, for a caller that makes ids of all of them. It counts
+    /// as a part of a call.
+    pub(crate) fn some(&self, n: u64) -> Result<Slots, Error> {
+        // What is left of a block is older than what is claimed now.
+        self.slot.set_block(Slots::default());
+        let slots = self.claim(n)?;
+        self.issued(slots.last_id(self.layout), slots.len());
+        Ok(slots)
+    }
+
+    #[inline]
+    fn issued(&self, last: i64, n: u64) {
+        self.slot.last_id.store(last, Ordering::Relaxed);
+        count(&self.slot.ids, n);
+    }
+
+    /// A batch was asked for.
+    pub(crate) fn count_call(&self) {
+        count(&self.slot.calls, 1);
+    }
+
+    /// The session's last id.
+    pub(crate) fn last_id(&self) -> Option<i64> {
+        Some(self.slot.last_id.load(Ordering::Relaxed)).filter(|&id| id != NO_ID)
+    }
+
+    #[inline]
+    fn try_claim(&self, n: u64) -> Claim {
+        self.shared.allocator.claim(self.layout, &WallClock, n, settings::max_ahead())
+    }
+
+    #[inline]
+    fn claim(&self, n: u64) -> Result<Slots, Error> {
+        match self.try_claim(n) {
+            Claim::Ready(slots) => Ok(slots),
+            refused => self.claim_after(n, refused),
+        }
+    }
+
+    /// Waits as long as may be waited for, and claims again.
+    #[cold]
+    fn claim_after(&self, n: u64, mut claim: Claim) -> Result<Slots, Error> {
+        let begin = Instant::now();
+        // How long has been waited for a clock that is behind.
+        let mut behind_since = None;
+        let result = loop {
+            match claim {
+                Claim::Ready(slots) => break Ok(slots),
+                Claim::TickExhausted { wait: micros } => {
+                    count(&self.slot.ticks_exhausted, 1);
+                    wait(micros);
+                }
+                Claim::ClockBehind { by } => {
+                    let waited = behind_since.get_or_insert_with(Instant::now).elapsed();
+                    let max_wait = settings::max_wait();
+                    // A clock that steps back again and again is not waited for longer
+                    // than one that did so once.
+                    if waited + Duration::from_micros(by) > max_wait {
+                        let now = WallClock.now();
+                        break Err(Error::ClockBehind { by, now, max_wait });
+                    }
+                    wait(by);
+                }
+                Claim::NeedWindow => match self.why_closed() {
+                    Some(error) => break Err(error),
+                    None if begin.elapsed() > KEEPER_TIMEOUT => break Err(Error::KeeperNotReady),
+                    None => wait(1000),
+                },
+                Claim::TimeExhausted => break Err(Error::TimeExhausted { layout: *self.layout }),
+            }
+            claim = self.try_claim(n);
+        };
+        count(&self.slot.wait_time, begin.elapsed().as_micros() as u64);
+        result
+    }
+
+    /// Why there is no window; `None` where it is worth waiting for one.
+    fn why_closed(&self) -> Option<Error> {
+        // SAFETY: no arguments; it reads a flag in shared memory.
+        #[allow(unsafe_code)]
+        if unsafe { pg_sys::RecoveryInProgress() } {
+            return Some(Error::Standby);
+        }
+        match self.shared.state() {
+            State::Starting | State::Ready => None,
+            State::NoWorkerId => Some(Error::NoWorkerId { layout: *self.layout }),
+            State::NoDatacenterId => Some(Error::NoDatacenterId { layout: *self.layout }),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `snowflake_id`: the PostgreSQL side. It is thin: layouts, the allocator and the
+//! text forms live in `snowflake-core`; this crate attaches them to shared memory,
+//! settings, waits and errors, and gives them SQL names.
+//!
+//! docs/ARCHITECTURE.md is the map.
+
+// Every use of `unsafe` in this crate touches PostgreSQL's C interface and says
+// why it holds; see `shared.rs`, `settings.rs`, `wait.rs`, `time.rs` and `row.rs`.
+
+mod error;
+mod functions;
+mod generator;
+mod keeper;
+mod row;
+mod settings;
+mod shared;
+mod time;
+mod wait;
+
+use pgrx::prelude::*;
+
+pgrx::pg_module_magic!(name, version);
+
+/// Called by PostgreSQL when it loads the library: once in the postmaster if the
+/// library is preloaded, else in every session that calls one of its functions. Ids
+/// can be made only in the first case; reading them works in both.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    if settings::preloading() {
+        shared::request();
+        keeper::register();
+    }
+}
+
+// The SQL of the extension is written by hand, in the order in which it is read:
+// what a function is called, takes and promises stands beside its COMMENT. The
+// C symbol of a function is its Rust name with `_wrapper` behind it; renaming one
+// would break every installed schema.
+extension_sql_file!("sql/generate.sql", name = "generate", bootstrap);
+extension_sql_file!("sql/decode.sql", name = "decode", requires = ["generate"]);
+extension_sql_file!("sql/search.sql", name = "search", requires = ["decode"]);
+extension_sql_file!("sql/text.sql", name = "text", requires = ["search"]);
+extension_sql_file!("sql/layouts.sql", name = "layouts", requires = ["text"]);

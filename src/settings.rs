@@ -1,0 +1,337 @@
+//! Every setting: its definition, what it refuses, and how the code reads it.
+//!
+//! Names, defaults, ranges and texts stand here and nowhere else in the code;
+//! docs/REFERENCE.md is tested against `pg_settings`.
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use once_cell::sync::OnceCell;
+use pgrx::prelude::*;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use snowflake_core::{Field, Layout};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+static LAYOUT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
+static EPOCH: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static WORKER_ID: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static DATACENTER_ID: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(5);
+static MAX_AHEAD: GucSetting<i32> = GucSetting::<i32>::new(0);
+static BACKEND_BLOCK: GucSetting<i32> = GucSetting::<i32>::new(1);
+static MAX_BATCH: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
+
+const HOUR: i32 = 3_600_000;
+
+/// The greatest value of `snowflake_id.max_batch`: an array of them takes 800 MB, and
+/// PostgreSQL's limit is 1 GB.
+pub(crate) const MAX_BATCH_LIMIT: i32 = 100_000_000;
+
+/// Whether the library is being loaded by `shared_preload_libraries`.
+pub(crate) fn preloading() -> bool {
+    // SAFETY: reads a flag that only the main thread of the process writes.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// What was refused while the settings were defined.
+static REFUSED: OnceCell<Error> = OnceCell::new();
+static DEFINING: AtomicBool = AtomicBool::new(false);
+
+/// Defines all settings; for `_PG_init`.
+pub(crate) fn define() {
+    DEFINING.store(true, Ordering::Relaxed);
+    // PostgreSQL allows settings that need a restart only while preloading. Where the
+    // library is not preloaded no ids are made, and a session reads them once.
+    let restart = || if preloading() { GucContext::Postmaster } else { GucContext::Sighup };
+
+    // The layout and its epoch first: the check of a worker id asks for its width.
+    // SAFETY: the hooks have the signatures that PostgreSQL calls, and `pg_guard` turns
+    // a panic in them into an error.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"snowflake_id.layout",
+            c"Which fields an id has, from the most significant, and how wide they are.",
+            c"A preset's name (see the view snowflake_layouts) or, for example, timestamp:41,worker:10,sequence:12. The timestamp comes first; timestamp:39@10ms sets another tick length than 1ms; unused:N leaves bits zero; 63 bits at most. The same on every node; once a key has been stored, it must not change.",
+            &LAYOUT,
+            restart(),
+            GucFlags::default(),
+            Some(check_layout),
+            None,
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"snowflake_id.epoch",
+            c"The moment that an id's time is counted from.",
+            c"A timestamp with its offset from UTC, such as 2025-01-01 00:00:00+00. Empty: the epoch of the layout's preset, else 2025-01-01 00:00:00+00. The same on every node; once a key has been stored, it must not change.",
+            &EPOCH,
+            restart(),
+            GucFlags::default(),
+            Some(check_epoch),
+            None,
+            Some(show_epoch),
+        );
+        GucRegistry::define_int_guc_with_hooks(
+            c"snowflake_id.worker_id",
+            c"This node's number inside every id; -1 for none, which means no ids.",
+            c"From 0 to the greatest value of the layout's worker field, different on every node that can ever write the same keys.",
+            &WORKER_ID,
+            -1,
+            i32::MAX,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(check_worker_id),
+            None,
+            None,
+        );
+        GucRegistry::define_int_guc_with_hooks(
+            c"snowflake_id.datacenter_id",
+            c"The upper part of this node's number, where the layout has a datacenter field; -1 for none.",
+            c"From 0 to the greatest value of the layout's datacenter field. Datacenter and worker id together name the node.",
+            &DATACENTER_ID,
+            -1,
+            i32::MAX,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(check_datacenter_id),
+            None,
+            None,
+        );
+    }
+    GucRegistry::define_int_guc(
+        c"snowflake_id.max_wait",
+        c"How far the clock may have stepped back and be waited for.",
+        c"A call waits until the clock has caught up with the ids already made; where that would take longer, it fails with SQLSTATE 58000.",
+        &MAX_WAIT,
+        0,
+        HOUR,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.max_ahead",
+        c"How far the node's ids may run ahead of the clock.",
+        c"Above 0, bulk loads are not held to the layout's ids per tick, and a clock that steps back by less than this is not waited for. All sessions of the node share the lead.",
+        &MAX_AHEAD,
+        0,
+        HOUR,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.backend_block",
+        c"How many sequence values a session claims at once.",
+        c"1 keeps all ids of the node in the order in which they were made. More makes single calls cheaper where many sessions make ids at once; the order between sessions within one tick is then given up, and values left over at the tick's end are dropped.",
+        &BACKEND_BLOCK,
+        1,
+        65_536,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.max_batch",
+        c"The most ids that one call of snowflake_batch or snowflake_batch_array may ask for.",
+        c"",
+        &MAX_BATCH,
+        1,
+        MAX_BATCH_LIMIT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    // SAFETY: a string constant.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"snowflake_id".as_ptr()) };
+    DEFINING.store(false, Ordering::Relaxed);
+}
+
+// How the code reads them
+
+/// The layout in force, with its epoch. It changes with a restart only, so each
+/// process reads it once.
+pub(crate) fn layout() -> Result<&'static Layout, Error> {
+    static IN_FORCE: OnceCell<Layout> = OnceCell::new();
+    IN_FORCE.get_or_try_init(|| {
+        if let Some(error) = REFUSED.get() {
+            return Err(error.clone());
+        }
+        let text = |setting: &GucSetting<Option<CString>>| {
+            setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        parse(&text(&LAYOUT), &text(&EPOCH))
+    })
+}
+
+fn parse(layout: &str, epoch: &str) -> Result<Layout, Error> {
+    let bad_layout = |why| Error::BadLayout { text: layout.to_owned(), why };
+    let parsed = Layout::parse(layout, parse_epoch(epoch)?).map_err(bad_layout)?;
+    parsed.check_generates().map_err(bad_layout)?;
+    Ok(parsed)
+}
+
+/// Microseconds since 1970; `None` for an empty text, which asks for the layout's own.
+fn parse_epoch(text: &str) -> Result<Option<i64>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let epoch: Result<jiff::Timestamp, _> = text.trim().parse();
+    epoch
+        .map(|epoch| Some(epoch.as_microsecond()))
+        .map_err(|_| Error::BadEpoch { text: text.to_owned() })
+}
+
+/// The worker id; `None` where it is not set.
+pub(crate) fn worker_id() -> Option<u32> {
+    u32::try_from(WORKER_ID.get()).ok()
+}
+
+/// The datacenter id; `None` where it is not set.
+pub(crate) fn datacenter_id() -> Option<u32> {
+    u32::try_from(DATACENTER_ID.get()).ok()
+}
+
+/// How far a clock may have stepped back and be waited for.
+pub(crate) fn max_wait() -> Duration {
+    Duration::from_millis(MAX_WAIT.get() as u64)
+}
+
+/// Reads a setting on the hot path, without the check of the thread that `get` makes.
+#[inline]
+fn read(setting: &GucSetting<i32>) -> i32 {
+    // SAFETY: points to the variable itself, which only PostgreSQL's code on the main
+    // thread of the process writes; SQL functions run on no other thread.
+    unsafe { setting.as_ptr().read() }
+}
+
+/// How far ids may run ahead of the clock, in microseconds.
+#[inline]
+pub(crate) fn max_ahead() -> u64 {
+    read(&MAX_AHEAD) as u64 * 1000
+}
+
+/// How many sequence values a session claims at once.
+#[inline]
+pub(crate) fn backend_block() -> u64 {
+    read(&BACKEND_BLOCK) as u64
+}
+
+/// The most ids of one batch.
+pub(crate) fn max_batch() -> i32 {
+    MAX_BATCH.get()
+}
+
+// What they refuse
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_layout(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL hands over a pointer to the new value, a C string.
+    let text = unsafe { given(value) };
+    // Whether the epoch is one is not the layout's matter.
+    accept("snowflake_id.layout", text, parse(text, "").map(|_| ()))
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_epoch(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: as in `check_layout`.
+    let text = unsafe { given(value) };
+    accept("snowflake_id.epoch", text, parse_epoch(text).map(|_| ()))
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_worker_id(
+    value: *mut c_int,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL hands over a pointer to the new value.
+    check_number(Field::Worker, "snowflake_id.worker_id", unsafe { *value })
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_datacenter_id(
+    value: *mut c_int,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL hands over a pointer to the new value.
+    check_number(Field::Datacenter, "snowflake_id.datacenter_id", unsafe { *value })
+}
+
+/// A number must fit into its field; where the layout has none, only 0 does.
+fn check_number(field: Field, setting: &str, value: c_int) -> bool {
+    let result = match layout() {
+        Ok(layout) if i64::from(value) > layout.max(field) as i64 => {
+            Err(Error::FieldTooLarge { field, value: i64::from(value), layout: *layout })
+        }
+        _ => Ok(()),
+    };
+    accept(setting, &value.to_string(), result)
+}
+
+/// What a check hook answers. A refused value is reported with the reason by
+/// PostgreSQL, which then goes on with the old one. While the configuration is
+/// read for the first time, the old one is the default, and going on would make or
+/// read ids of another layout than the one that was asked for: the server does not
+/// start, and a session that loads the library late gets an error at each use.
+fn accept(setting: &str, value: &str, result: Result<(), Error>) -> bool {
+    let Err(error) = result else { return true };
+    if DEFINING.load(Ordering::Relaxed) {
+        let (setting, value) = (setting.to_owned(), value.to_owned());
+        let refused = Error::BadSetting { setting, value, why: Box::new(error.clone()) };
+        if preloading() {
+            refused.raise();
+        }
+        // The first refusal is enough to mend.
+        let _ = REFUSED.set(refused);
+    }
+    let (detail, hint) = error.help();
+    // SAFETY: PostgreSQL reads both strings after the hook has returned and before it
+    // resets the context that they are copied into, as its own macros do.
+    unsafe {
+        pg_sys::GUC_check_errdetail_string = error_text(&detail);
+        if !hint.is_empty() {
+            pg_sys::GUC_check_errhint_string = error_text(&hint);
+        }
+    }
+    false
+}
+
+/// A C string in the memory that lasts until the error has been reported.
+unsafe fn error_text(text: &str) -> *mut c_char {
+    // A text with a zero byte in it cannot come from a setting.
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: ErrorContext exists in every process; the string is copied.
+    unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
+}
+
+/// The new value of a string setting.
+unsafe fn given<'a>(value: *mut *mut c_char) -> &'a str {
+    // SAFETY: the caller got the pointer from PostgreSQL; the string lives as long as
+    // the hook runs. Null stands for a setting without a value.
+    unsafe {
+        if (*value).is_null() {
+            return "";
+        }
+        CStr::from_ptr(*value).to_str().unwrap_or("\u{fffd}")
+    }
+}
+
+/// Shows the epoch in force, also where it is the layout's own.
+#[pg_guard]
+unsafe extern "C-unwind" fn show_epoch() -> *const c_char {
+    static SHOWN: OnceCell<CString> = OnceCell::new();
+    let shown = SHOWN.get_or_try_init(|| {
+        let epoch = layout()?.epoch();
+        let text = jiff::Timestamp::from_microsecond(epoch)
+            .map(|epoch| epoch.strftime("%Y-%m-%d %H:%M:%S%.f+00").to_string());
+        text.ok().and_then(|text| CString::new(text).ok()).ok_or(Error::NotATimestamp)
+    });
+    // A layout that cannot be read is reported where it is used.
+    shown.map_or(c"".as_ptr(), |text| text.as_ptr())
+}

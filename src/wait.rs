@@ -1,0 +1,37 @@
+//! Waiting that can be interrupted and does not burn the CPU.
+
+use pgrx::{check_for_interrupts, pg_sys};
+use std::time::Duration;
+
+/// Waits are cut into pieces of this length at most, so that a clock that is put
+/// right is noticed.
+const LONGEST: u64 = 100_000;
+/// A latch is waited for in whole milliseconds. Shorter waits, those for the next
+/// tick of most layouts, are slept.
+const SHORTEST_BY_LATCH: u64 = 2_000;
+
+/// Waits for about `micros` microseconds, at most 100 ms, then serves interrupts: a
+/// cancelled or terminated statement ends here.
+pub(crate) fn wait(micros: u64) {
+    let micros = micros.min(LONGEST);
+    if micros < SHORTEST_BY_LATCH {
+        std::thread::sleep(Duration::from_micros(micros));
+    } else {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        // SAFETY: called from SQL functions, thus in a backend, where MyLatch is set
+        // for the whole life of the process. A signal sets the latch, which ends the
+        // wait at once; it is reset before the interrupts are looked at, so that one
+        // that comes between is not lost.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::WaitLatch(
+                pg_sys::MyLatch,
+                events as i32,
+                (micros / 1000) as core::ffi::c_long,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+    check_for_interrupts!();
+}
