@@ -1,0 +1,121 @@
+# The usual targets of a PostgreSQL extension (make, make install, make
+# installcheck, all with PG_CONFIG=...), and those of this project's development.
+
+# Empty means: choose. tools/setup knows how, and refuses what cannot work.
+PG_CONFIG ?=
+export PG_CONFIG
+
+# Evaluated when used, not when read: `make demo` may have to install a server first.
+# make expands a whole recipe before it runs the first line, so what installs is a
+# target of its own. (PG_CONFIG is repeated because not every make exports to $(shell).)
+pg_config = $(or $(shell PG_CONFIG='$(PG_CONFIG)' tools/setup pg_config),\
+                 $(error no PostgreSQL server with headers to work with: run 'make setup'))
+pg_major  = $(shell $(pg_config) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+
+# The built extension, in a tree that mirrors where its files belong. One cargo
+# target directory serves all PostgreSQL versions: only pgrx itself is compiled
+# once for each (measured: half the time and a third of the space of separate ones).
+package   = $(CURDIR)/target/package/pg$(pg_major)
+
+# cargo-pgrx is installed here if another version of it is on PATH.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+
+# What python tools need to know; see tools/throwaway.py.
+throwaway = SNOWFLAKE_PG_CONFIG='$(pg_config)' SNOWFLAKE_PACKAGE='$(package)'
+
+# Tells cargo-pgrx and the build scripts of pgrx which server is meant, so that
+# nobody has to run `cargo pgrx init`.
+pgrx_env  = PGRX_PG_CONFIG_PATH='$(pg_config)'
+
+python    = target/venv/bin/python
+headline  = @printf '\n=== %s\n' "$(1)"
+
+# Recipes take turns: cargo uses all cores by itself.
+.NOTPARALLEL:
+.PHONY: help setup setup-test build install uninstall installcheck demo test test-server lint bench clean
+.DEFAULT_GOAL := build
+
+help: ## this list
+	@echo 'make [target] [PG_CONFIG=/path/to/pg_config]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what building needs (apt, cargo-pgrx)
+	@tools/setup build
+
+setup-test:
+	@tools/setup test
+
+build: ## build the extension (the default)
+	@tools/setup check
+	@rm -rf '$(package)'
+	$(pgrx_env) cargo pgrx package --pg-config '$(pg_config)' \
+	    --no-default-features --features pg$(pg_major) --out-dir '$(package)'
+
+# Needs neither cargo nor the network, so that `make && sudo make install` works.
+install: ## copy the built extension into the server (sudo; DESTDIR=)
+	@test -e "$(package)$$($(pg_config) --pkglibdir)/snowflake_id.so" || { \
+	    echo "nothing is built for $(pg_config): first run 'make PG_CONFIG=$(pg_config)'"; exit 1; } >&2
+	@cd '$(package)' && find . -type f | sed 's/^\.//' | sort | while read -r file; do \
+	    case $$file in *.so) mode=755 ;; *) mode=644 ;; esac; \
+	    echo "install $(DESTDIR)$$file"; \
+	    install -D -m $$mode ".$$file" "$(DESTDIR)$$file" || exit; \
+	done
+
+# By name rather than by what is built now: an older version's files go, too.
+uninstall: ## remove it from the server
+	rm -f "$(DESTDIR)$$($(pg_config) --pkglibdir)/snowflake_id.so" \
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension/snowflake_id.control" \
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id--*.sql
+
+# Against the running server that PGHOST, PGPORT and PGUSER name. Like
+# pg_stat_statements, this extension lives in shared memory, so the server must
+# have been started with the two settings below; unlike `make test`, this target
+# cannot see to that.
+regress   = $(sort $(basename $(notdir $(wildcard tests/regress/sql/*.sql))))
+isolation = $(sort $(basename $(notdir $(wildcard tests/isolation/specs/*.spec))))
+pgxs_test = $(dir $(shell $(pg_config) --pgxs))../test
+installcheck: ## run the SQL tests against an installed, running server
+	@echo "the server needs: shared_preload_libraries = 'snowflake_id', snowflake_id.worker_id = 1"
+	@mkdir -p target/regress target/isolation
+ifneq ($(regress),)
+	$(pgxs_test)/regress/pg_regress --bindir="$$($(pg_config) --bindir)" \
+	    --inputdir=tests/regress --outputdir=target/regress --dbname=contrib_regression $(regress)
+endif
+ifneq ($(isolation),)
+	$(pgxs_test)/isolation/pg_isolation_regress --bindir="$$($(pg_config) --bindir)" \
+	    --inputdir=tests/isolation --outputdir=target/isolation --dbname=isolation_regression $(isolation)
+endif
+
+demo: setup build ## a short tour on a throwaway server
+	@$(throwaway) python3 tools/demo.py
+
+test: setup-test ## set up, build and run every test, on every server there is
+	$(call headline,snowflake-core: unit and property tests)
+	cargo test -p snowflake-core
+	$(call headline,snowflake-core: the allocator under the loom model checker)
+	CARGO_TARGET_DIR=target/loom RUSTFLAGS='--cfg loom' \
+	    cargo test -p snowflake-core --release --test loom
+	@for server in $$(tools/setup servers); do \
+	    $(MAKE) --no-print-directory test-server PG_CONFIG="$$server" || exit; \
+	done
+
+test-server:
+	$(call headline,$(shell $(pg_config) --version): build)
+	@$(MAKE) --no-print-directory build
+	$(call headline,$(shell $(pg_config) --version): tests)
+	$(throwaway) $(python) -m pytest tests
+
+lint: setup-test ## rustfmt, clippy, and checks of scripts; warnings are errors
+	$(call headline,Rust)
+	cargo fmt --all --check
+	$(pgrx_env) cargo clippy --workspace --all-targets \
+	    --no-default-features --features pg$(pg_major) -- -D warnings
+	$(call headline,scripts)
+	target/venv/bin/shellcheck tools/setup .ci/run
+	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
+
+bench: setup-test build ## measure; prints ratios
+	@$(throwaway) $(python) bench/run.py
+
+clean: ## remove everything that was built or downloaded (target/)
+	rm -rf target
