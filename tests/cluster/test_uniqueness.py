@@ -1,0 +1,193 @@
+"""No id twice on one node, whoever asks: sessions, databases, settings, restarts of the keeper."""
+
+import array
+import itertools
+import os
+import signal
+import struct
+import threading
+
+import psycopg
+import pytest
+
+SESSIONS = 8
+IDS_PER_SESSION = 1_000_000
+# One row of COPY's binary format with three columns of eight bytes: a count of
+# columns, then length and value of each.
+ROW = struct.Struct(">hiqiqiq")
+HEADER = 19
+# PostgreSQL's timestamps count from 2000 on, the default layout from 2025 on.
+EPOCH_2025 = 789_004_800_000_000
+
+
+def in_threads(functions):
+    """Run functions at the same time; the first exception is raised."""
+    errors = []
+
+    def run(function):
+        try:
+            function()
+        except Exception as error:  # noqa: BLE001, it is raised in the main thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[function]) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def receive(connection, query):
+    """The rows of a query of three bigints or timestamps, as the client received them."""
+    with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)") as copy:
+        data = b"".join(copy)
+    end = len(data) - 2
+    assert data[end:] == b"\xff\xff" and (end - HEADER) % ROW.size == 0
+    for _, _, first, _, second, _, third in ROW.iter_unpack(memoryview(data)[HEADER:end]):
+        yield first, second, third
+
+
+def number_of_distinct(ids):
+    """How many different numbers there are in several sorted arrays."""
+    merged = sorted(number for part in ids for number in part)
+    return 1 + sum(a != b for a, b in itertools.pairwise(merged))
+
+
+@pytest.mark.parametrize("block", [1, 64])
+def test_eight_sessions_in_two_databases(start_server, connect, block):
+    """Eight million ids are distinct, increase in each session, and carry the time of their making.
+
+    With blocks, sessions hold back slots; that is the only difference.
+    """
+    server = start_server()
+    admin = connect(server)
+    for name in "one", "two":
+        admin.execute(f"CREATE DATABASE {name}")
+        connect(server, name).execute("CREATE EXTENSION snowflake_id")
+    connections = [connect(server, ["one", "two"][n % 2]) for n in range(SESSIONS)]
+    received = [array.array("q") for _ in connections]
+    # The server's clock before and after each id: whatever happens between the two,
+    # the id's tick must begin between the tick of the first and the second.
+    query = f"""SELECT clock_timestamp(), snowflake_nextval(), clock_timestamp()
+                FROM generate_series(1, {IDS_PER_SESSION})"""
+
+    def session(connection, ids):
+        connection.execute(f"SET snowflake_id.backend_block = {block}")
+        last = -1
+        for before, number, after in receive(connection, query):
+            assert number > last, "ids of one session do not increase"
+            last = number
+            made = EPOCH_2025 + (number >> 22) * 1000
+            assert before - 1000 < made <= after, f"{number} was made at {before} to {after}, not at {made}"
+            ids.append(number)
+
+    in_threads([lambda c=c, i=i: session(c, i) for c, i in zip(connections, received)])
+    assert [len(ids) for ids in received] == [IDS_PER_SESSION] * SESSIONS
+    assert number_of_distinct(received) == SESSIONS * IDS_PER_SESSION
+    assert {number >> 12 & 1023 for ids in received for number in (ids[0], ids[-1])} == {1}
+    print(f"{SESSIONS * IDS_PER_SESSION} ids from {SESSIONS} sessions, {block} a claim: 0 duplicates")
+
+
+def test_a_reload_rotates_the_worker_id(start_server, connect):
+    """While sessions make ids, the number changes without an error and without a duplicate."""
+    server = start_server()
+    connect(server).execute("CREATE EXTENSION snowflake_id")
+    stop = threading.Event()
+    received = [array.array("q") for _ in range(4)]
+    watcher = connect(server)
+
+    def session(ids):
+        with psycopg.connect(server.conninfo(), autocommit=True) as connection:
+            while not stop.is_set():
+                ids.extend(row[0] for row in connection.execute("SELECT snowflake_nextval() FROM generate_series(1, 1000)"))
+
+    def rotate():
+        try:
+            for worker_id in [2, 1, 3, 1023, 0, 1]:
+                server.configure({"snowflake_id.worker_id": worker_id})
+                server.reload()
+                while watcher.execute("SELECT snowflake_worker_id(snowflake_nextval())").fetchone() != (worker_id,):
+                    pass
+        finally:
+            stop.set()
+
+    in_threads([rotate, *(lambda ids=ids: session(ids) for ids in received)])
+    for ids in received:
+        # Node and sequence aside, time goes on, and in one tick the sequence does.
+        slots = [(number >> 22, number & 4095) for number in ids]
+        assert slots == sorted(set(slots))
+    total = sum(map(len, received))
+    assert number_of_distinct(received) == total
+    assert {number >> 12 & 1023 for ids in received for number in ids} <= {0, 1, 2, 3, 1023}
+    print(f"{total} ids over 6 changes of the worker id: 0 duplicates")
+
+
+def test_without_a_worker_id_and_back(start_server, connect):
+    """The number taken away: an error that says what to set. Given back: ids that follow the old ones."""
+    server = start_server()
+    connection = connect(server)
+    connection.execute("CREATE EXTENSION snowflake_id")
+    last = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
+    server.configure({"snowflake_id.worker_id": -1})
+    server.reload()
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
+        while True:
+            last = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
+    assert caught.value.diag.message_primary == "this node has no worker id"
+    # A statement that waits for its turn is told as well.
+    server.configure({"snowflake_id.worker_id": 1})
+    server.reload()
+    while True:
+        try:
+            number = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
+            break
+        except psycopg.errors.ObjectNotInPrerequisiteState:
+            pass
+    assert number > last
+
+
+def test_the_keeper_may_end_at_any_time(start_server, connect):
+    """Ids flow on without it; it comes back by itself and changes nothing."""
+    server = start_server()
+    connection = connect(server)
+    connection.execute("CREATE EXTENSION snowflake_id")
+
+    def keepers():
+        found = []
+        for pid in server.children():
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    if "keeper" in file.read():
+                        found.append(pid)
+            except FileNotFoundError:
+                pass
+        return found
+
+    (keeper,) = keepers()
+    last = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
+    os.kill(keeper, signal.SIGTERM)
+    while keepers() in ([], [keeper]):
+        number = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
+        assert number > last
+        last = number
+    # The new one does the keeper's work.
+    server.configure({"snowflake_id.worker_id": 5})
+    server.reload()
+    while connection.execute("SELECT snowflake_worker_id(snowflake_nextval())").fetchone() != (5,):
+        pass
+
+
+def test_a_crash_of_a_backend(start_server, connect):
+    """PostgreSQL makes shared memory anew; ids flow again and are greater."""
+    server = start_server(postgres={"restart_after_crash": "on"})
+    connection = connect(server)
+    connection.execute("CREATE EXTENSION snowflake_id")
+    last = max(row[0] for row in connection.execute("SELECT snowflake_batch(100000)"))
+    os.kill(connection.info.backend_pid, signal.SIGKILL)
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    server.wait_ready()
+    number = connect(server).execute("SELECT snowflake_nextval()").fetchone()[0]
+    assert number > last

@@ -1,0 +1,33 @@
+"""`make installcheck`: the SQL tests in regress/ and isolation/, by PostgreSQL's own tools."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def test_installcheck(installation, server):
+    if not any(PROJECT.glob("tests/regress/sql/*.sql")):
+        pytest.skip("there are no SQL tests")
+    environment = server.environment()
+    # We may run below a make with flags of its own.
+    for name in "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES":
+        environment.pop(name, None)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "installcheck", f"PG_CONFIG={installation.pg_config}"],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        differences = [
+            path.read_text(errors="replace")
+            for path in sorted(PROJECT.glob("target/*/regression.diffs"))
+            if path.parent.name in ("regress", "isolation")
+        ]
+        pytest.fail("\n".join([done.stdout, *differences]), pytrace=False)
