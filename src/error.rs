@@ -32,8 +32,7 @@ pub(crate) enum Error {
     BatchTooLarge { n: i32, max: i32 },
     OutOfMemory { n: u64 },
     NoLastval,
-    FieldNegative { field: Field, value: i32 },
-    FieldTooLarge { field: Field, value: i64, layout: Layout },
+    FieldOutOfRange { field: Field, value: i64, layout: Layout },
     FieldMissing { field: Field, layout: Layout },
     FieldNotInLayout { field: Field, layout: Layout },
     NotOfLayout { id: i64, layout: Layout },
@@ -50,13 +49,16 @@ pub(crate) enum TextForm {
     Base32,
 }
 
+const WRONG_LAYOUT_HINT: &str = "Name the layout that made it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.";
+const LAYOUT_IN_FORCE_HINT: &str = "SELECT * FROM snowflake_layout() shows the layout in force.";
+
 impl Error {
     /// A field error of `snowflake-core` with the layout that it is about.
     pub(crate) fn field(why: FieldError, layout: &Layout) -> Self {
         let layout = *layout;
         match why {
             FieldError::TooLarge { field, value, .. } => {
-                Self::FieldTooLarge { field, value: value.try_into().unwrap_or(i64::MAX), layout }
+                Self::FieldOutOfRange { field, value: value.try_into().unwrap_or(i64::MAX), layout }
             }
             FieldError::Missing(field) => Self::FieldMissing { field, layout },
             FieldError::NoSuchField(field) => Self::FieldNotInLayout { field, layout },
@@ -87,8 +89,7 @@ impl Error {
             | Self::BadText { why: TextError::TooLarge, .. } => {
                 Code::ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Self::FieldNegative { .. }
-            | Self::FieldTooLarge { .. }
+            Self::FieldOutOfRange { .. }
             | Self::NotOfLayout { .. }
             | Self::TimeOutOfRange { .. }
             | Self::NotATimestamp => Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
@@ -125,10 +126,7 @@ impl Error {
             }
             Self::OutOfMemory { n } => format!("no memory for an array of {n} snowflake ids"),
             Self::NoLastval => "no snowflake id has been made in this session yet".to_owned(),
-            Self::FieldNegative { field, value } => {
-                format!("{} must not be negative: {value}", argument(*field))
-            }
-            Self::FieldTooLarge { field, value, .. } => {
+            Self::FieldOutOfRange { field, value, .. } => {
                 format!("{} is out of range: {value}", argument(*field))
             }
             Self::FieldMissing { field, .. } => {
@@ -164,7 +162,10 @@ impl Error {
                     name(layout),
                     layout.max(Field::Worker)
                 ),
-                "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = 1; SELECT pg_reload_conf();".to_owned(),
+                format!(
+                    "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = {}; SELECT pg_reload_conf();",
+                    layout.max(Field::Worker).min(1)
+                ),
             ),
             Self::NoDatacenterId { layout } => (
                 format!(
@@ -189,13 +190,16 @@ impl Error {
                     shown(now.checked_add_unsigned(*by)),
                     duration(max_wait.as_micros() as u64),
                 ),
-                "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation.".to_owned(),
+                "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation; SELECT * FROM snowflake_layout() shows the epoch.".to_owned(),
             ),
             Self::TimeExhausted { layout } => (
                 format!("The layout ended at {}.", shown(layout.ends_at())),
                 "New keys need a layout with a wider time field or a later epoch, and a way to tell them from the old ones.".to_owned(),
             ),
-            Self::BadSetting { why, .. } => why.help(),
+            Self::BadSetting { why, .. } => {
+                let (detail, hint) = why.help();
+                (detail, format!("Correct it in postgresql.conf, or in postgresql.auto.conf after ALTER SYSTEM, and start the server again. {hint}").trim_end().to_owned())
+            }
             Self::BadLayout { why, .. } => (layout_detail(why), layout_hint(why)),
             Self::BadEpoch { .. } => (
                 "An epoch is a timestamp with its offset from UTC.".to_owned(),
@@ -218,33 +222,36 @@ impl Error {
             ),
             Self::NoLastval => (
                 String::new(),
-                "snowflake_lastval() returns what snowflake_nextval() or snowflake_batch() made last in the same session.".to_owned(),
+                "snowflake_lastval() returns the last id that the same session made with snowflake_nextval() or a batch.".to_owned(),
             ),
-            Self::FieldNegative { .. } | Self::NotATimestamp => (String::new(), String::new()),
-            Self::FieldTooLarge { field, layout, .. } if layout.bits(*field) == 0 => {
-                (format!("Layout {} has no {field} field.", name(layout)), String::new())
-            }
-            Self::FieldTooLarge { field, layout, .. } => (
+            Self::NotATimestamp => (String::new(), WRONG_LAYOUT_HINT.to_owned()),
+            Self::FieldOutOfRange { field, layout, .. } if layout.bits(*field) == 0 => (
+                format!("Layout {} has no {field} field.", name(layout)),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
+            ),
+            Self::FieldOutOfRange { field, layout, .. } => (
                 format!(
                     "The {field} field of layout {} takes 0 to {}.",
                     name(layout),
                     layout.max(*field)
                 ),
-                String::new(),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
             ),
-            Self::FieldMissing { field, layout } => {
-                (format!("Layout {} has a {field} field.", name(layout)), String::new())
-            }
-            Self::FieldNotInLayout { field, layout } => {
-                (format!("Layout {} has no {field} field.", name(layout)), String::new())
-            }
+            Self::FieldMissing { field, layout } => (
+                format!("Layout {} has a {field} field.", name(layout)),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
+            ),
+            Self::FieldNotInLayout { field, layout } => (
+                format!("Layout {} has no {field} field.", name(layout)),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
+            ),
             Self::NotOfLayout { id, .. } => (
                 if *id < 0 {
                     "Snowflake ids are never negative.".to_owned()
                 } else {
                     "The number has a bit set that the layout leaves zero.".to_owned()
                 },
-                "Name the layout that made it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.".to_owned(),
+                WRONG_LAYOUT_HINT.to_owned(),
             ),
             Self::TimeOutOfRange { layout, .. } => (
                 format!(
@@ -252,10 +259,12 @@ impl Error {
                     shown(Some(layout.epoch())),
                     shown(layout.ends_at())
                 ),
-                String::new(),
+                "For a search, snowflake_between() and snowflake_lower_bound() take any time.".to_owned(),
             ),
             Self::NotAnId { .. } => ("Snowflake ids are never negative.".to_owned(), String::new()),
-            Self::BadText { form, why, .. } => (form.detail(why), String::new()),
+            Self::BadText { form, why, .. } => {
+                (form.detail(why), format!("snowflake_{}(id) writes such a text.", form.name()))
+            }
         };
         (detail, hint)
     }
@@ -338,11 +347,18 @@ const fn argument(field: Field) -> &'static str {
 
 /// Microseconds for people.
 fn duration(micros: u64) -> String {
-    match micros {
-        0..1000 => format!("{micros} us"),
-        1000..1_000_000 => format!("{} ms", micros as f64 / 1000.0),
-        _ => format!("{} s", micros as f64 / 1_000_000.0),
-    }
+    const SECOND: u64 = 1_000_000;
+    let (unit, name) = match micros {
+        0..1000 => (1, "us"),
+        1000..SECOND => (1000, "ms"),
+        _ if micros < 120 * SECOND => (SECOND, "s"),
+        _ if micros < 7200 * SECOND => (60 * SECOND, "min"),
+        _ if micros < 172_800 * SECOND => (3600 * SECOND, "h"),
+        _ => (86_400 * SECOND, "d"),
+    };
+    // Three decimals at most, and none where they are zero.
+    let rounded = (micros as f64 / unit as f64 * 1000.0).round() / 1000.0;
+    format!("{rounded} {name}")
 }
 
 fn layout_detail(why: &LayoutError) -> String {

@@ -51,7 +51,8 @@ impl Generator {
         } else {
             self.next_of_block(block, keep)?
         };
-        self.issued(id, 1);
+        self.set_last_id(id);
+        count(&self.slot.ids, 1);
         count(&self.slot.calls, 1);
         Ok(id)
     }
@@ -59,9 +60,7 @@ impl Generator {
     /// One id of the backend's block, or of a new one of up to `keep` slots if that is
     /// spent or its tick is over. Slots that are dropped are never issued.
     fn next_of_block(&self, mut block: Slots, keep: u64) -> Result<i64, Error> {
-        let spend = keep > 1
-            && !block.is_empty()
-            && block.are_present(self.layout, &WallClock, settings::max_ahead());
+        let spend = keep > 1 && !block.is_empty() && self.may_issue(&block);
         if !spend {
             block = self.claim(keep)?;
         }
@@ -71,20 +70,24 @@ impl Generator {
         Ok(id.unwrap_or(NO_ID))
     }
 
-    /// Slots for up to `n` ids, for a caller that makes ids of all of them. It counts
-    /// as a part of a call.
+    fn may_issue(&self, block: &Slots) -> bool {
+        self.shared.allocator.may_issue(self.layout, &WallClock, block, settings::max_ahead())
+    }
+
+    /// Slots for up to `n` ids, for a caller that makes ids of all of them and says which
+    /// one was the last. It counts as a part of a call.
     pub(crate) fn some(&self, n: u64) -> Result<Slots, Error> {
         // What is left of a block is older than what is claimed now.
         self.slot.set_block(Slots::default());
         let slots = self.claim(n)?;
-        self.issued(slots.last_id(self.layout), slots.len());
+        count(&self.slot.ids, slots.len());
         Ok(slots)
     }
 
+    /// The session got this id.
     #[inline]
-    fn issued(&self, last: i64, n: u64) {
-        self.slot.last_id.store(last, Ordering::Relaxed);
-        count(&self.slot.ids, n);
+    pub(crate) fn set_last_id(&self, id: i64) {
+        self.slot.last_id.store(id, Ordering::Relaxed);
     }
 
     /// A batch was asked for.

@@ -169,10 +169,11 @@ fn parse(layout: &str, epoch: &str) -> Result<Layout, Error> {
 
 /// Microseconds since 1970; `None` for an empty text, which asks for the layout's own.
 fn parse_epoch(text: &str) -> Result<Option<i64>, Error> {
+    let text = text.trim();
     if text.is_empty() {
         return Ok(None);
     }
-    let epoch: Result<jiff::Timestamp, _> = text.trim().parse();
+    let epoch: Result<jiff::Timestamp, _> = text.parse();
     epoch
         .map(|epoch| Some(epoch.as_microsecond()))
         .map_err(|_| Error::BadEpoch { text: text.to_owned() })
@@ -267,7 +268,7 @@ unsafe extern "C-unwind" fn check_datacenter_id(
 fn check_number(field: Field, setting: &str, value: c_int) -> bool {
     let result = match layout() {
         Ok(layout) if i64::from(value) > layout.max(field) as i64 => {
-            Err(Error::FieldTooLarge { field, value: i64::from(value), layout: *layout })
+            Err(Error::FieldOutOfRange { field, value: i64::from(value), layout: *layout })
         }
         _ => Ok(()),
     };

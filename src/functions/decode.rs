@@ -89,7 +89,13 @@ fn encode(
     let tick = tick_at(layout, time)?;
     let number = |field, value: Option<i32>| {
         value
-            .map(|value| u32::try_from(value).map_err(|_| Error::FieldNegative { field, value }))
+            .map(|value| {
+                u32::try_from(value).map_err(|_| Error::FieldOutOfRange {
+                    field,
+                    value: i64::from(value),
+                    layout: *layout,
+                })
+            })
             .transpose()
     };
     let fields = Fields {
@@ -106,6 +112,9 @@ fn encode(
 pub(super) fn named(text: &str, epoch: Option<TimestampWithTimeZone>) -> Result<Layout, Error> {
     thread_local! {
         static LAST: RefCell<Option<(String, Option<i64>, Layout)>> = const { RefCell::new(None) };
+    }
+    if let Some(epoch) = epoch.filter(|epoch| !epoch.is_finite()) {
+        return Err(Error::BadEpoch { text: epoch.to_string() });
     }
     let epoch = epoch.map(to_unix);
     LAST.with_borrow_mut(|last| match last {

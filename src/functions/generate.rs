@@ -49,7 +49,9 @@ impl Iterator for Batch {
             self.slots = self.generator.some(self.left).or_raise();
             self.left -= self.slots.len();
         }
-        self.slots.next_id(self.generator.layout())
+        let id = self.slots.next_id(self.generator.layout())?;
+        self.generator.set_last_id(id);
+        Some(id)
     }
 }
 
@@ -70,6 +72,7 @@ fn snowflake_batch_array(n: Option<i32>) -> PBox<'static, FlatArray<'static, i64
             let mut rest = array.as_non_null_slice_mut().unwrap_or_default();
             while !rest.is_empty() {
                 let mut slots = generator.some(rest.len() as u64).or_raise();
+                generator.set_last_id(slots.last_id(generator.layout()));
                 let filled = slots.fill(generator.layout(), rest);
                 rest = &mut rest[filled..];
             }

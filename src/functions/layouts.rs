@@ -32,9 +32,11 @@ fn snowflake_layout(
         name!(source, Option<&'static str>),
     ),
 > {
-    let layout = match layout {
-        Some(layout) => named(layout, epoch).or_raise(),
-        None => *settings::layout().or_raise(),
+    let in_force = || settings::layout().or_raise();
+    let layout = match (layout, epoch) {
+        (Some(layout), epoch) => named(layout, epoch).or_raise(),
+        (None, None) => *in_force(),
+        (None, epoch) => named(&in_force().to_string(), epoch).or_raise(),
     };
     let preset = layout.preset();
     let values = |field| layout.max(field) as i64 + 1;

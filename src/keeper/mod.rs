@@ -7,11 +7,12 @@
 
 use crate::settings;
 use crate::shared::{Shared, State, shared};
+use crate::time::WallClock;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
 use pgrx::prelude::*;
-use snowflake_core::{Field, Layout, Lease};
+use snowflake_core::{Clock, Field, Layout, Lease};
 use std::time::Duration;
 
 /// A keeper that ended is started again after this time.
@@ -78,9 +79,8 @@ fn apply(shared: &Shared, layout: &Layout, applied: Option<Identity>) -> Identit
             match layout.node(of(Field::Datacenter, datacenter_id), of(Field::Worker, worker_id)) {
                 Ok(node) => {
                     shared.set_state(State::Ready);
-                    shared
-                        .allocator
-                        .change_lease(layout, Lease { node, floor: 0, limit: u64::MAX });
+                    let lease = Lease { node, floor: floor(layout), limit: u64::MAX };
+                    shared.allocator.change_lease(layout, lease);
                     log!("snowflake_id: ids flow with {identity}");
                     return identity;
                 }
@@ -97,6 +97,14 @@ fn apply(shared: &Shared, layout: &Layout, applied: Option<Identity>) -> Identit
         log!("snowflake_id: no ids, snowflake_id.datacenter_id is not set");
     }
     identity
+}
+
+/// Where a lease begins: behind the present tick, which this node, or the one that had
+/// the number before, may have issued from.
+fn floor(layout: &Layout) -> u64 {
+    // Before the epoch nothing was issued; behind the end nothing will be.
+    let tick = layout.tick_at(WallClock.now()).map_or(0, |tick| tick + 1);
+    layout.first_slot(tick)
 }
 
 impl std::fmt::Display for Identity {

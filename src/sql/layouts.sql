@@ -19,7 +19,7 @@ RETURNS TABLE (
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_layout_wrapper';
 
 COMMENT ON FUNCTION snowflake_layout(text, timestamptz) IS
-'the layout in force, or the one named: its fields, what a node can make with it, and when its time field is used up';
+'the layout in force, or the one named, with its own epoch or the one given: its fields, what a node can make with it, and when its time field is used up';
 
 CREATE FUNCTION snowflake_presets() RETURNS text[]
 IMMUTABLE PARALLEL SAFE

@@ -7,7 +7,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_base62_wrapper';
 COMMENT ON FUNCTION snowflake_base62(bigint) IS
 'the id in base 62 (0-9, A-Z, a-z), up to 11 characters';
 
-CREATE FUNCTION snowflake_from_base62(text) RETURNS bigint
+CREATE FUNCTION snowflake_from_base62(encoded text) RETURNS bigint
 IMMUTABLE STRICT PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_from_base62_wrapper';
 
@@ -21,7 +21,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_base32_wrapper';
 COMMENT ON FUNCTION snowflake_base32(bigint) IS
 'the id in Crockford''s base 32, always 13 characters, which sort as the ids do';
 
-CREATE FUNCTION snowflake_from_base32(text) RETURNS bigint
+CREATE FUNCTION snowflake_from_base32(encoded text) RETURNS bigint
 IMMUTABLE STRICT PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_from_base32_wrapper';
 

@@ -1,5 +1,6 @@
 """What happens when the wall clock is moved. libfaketime moves it for real, for the whole server."""
 
+import re
 import threading
 
 import psycopg
@@ -37,12 +38,12 @@ def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):
         next_id(made)
     diag = caught.value.diag
     assert diag.sqlstate == "58000"
-    assert diag.message_primary.startswith("the clock is 3599.") or diag.message_primary.startswith("the clock is 3600 s")
-    assert diag.message_primary.endswith(" s behind this node's snowflake ids")
+    assert re.fullmatch(r"the clock is (59\.9\d*|60) min behind this node's snowflake ids", diag.message_primary)
     assert diag.message_detail.startswith("The clock reads 20")
     assert diag.message_detail.endswith("Up to 5 ms is waited for (snowflake_id.max_wait).")
     assert diag.message_hint == (
-        "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation."
+        "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation; "
+        "SELECT * FROM snowflake_layout() shows the epoch."
     )
     # Every way to make ids says the same; reading them goes on.
     for query in "SELECT snowflake_batch(1)", "SELECT snowflake_batch_array(1)":

@@ -11,6 +11,10 @@ PRELOAD_HINT = (
     "Add snowflake_id to the libraries of shared_preload_libraries and restart the server; where there are "
     "no others: ALTER SYSTEM SET shared_preload_libraries = 'snowflake_id';"
 )
+START_HINT = (
+    "Correct it in postgresql.conf, or in postgresql.auto.conf after ALTER SYSTEM, and start the server again. "
+    "For example: timestamp:41,worker:10,sequence:12. The presets are in the view snowflake_layouts."
+)
 DATACENTER_HINT = (
     "Datacenter and worker id together name the node: ALTER SYSTEM SET snowflake_id.datacenter_id = 1; "
     "SELECT pg_reload_conf();"
@@ -59,7 +63,7 @@ def test_not_preloaded_with_a_bad_layout(start_server, connect):
             "22023",
             'invalid value for parameter "snowflake_id.layout": "timestamp:41,worker:99"',
             'The width of worker is "99", not a number from 1 to 31.',
-            "For example: timestamp:41,worker:10,sequence:12. The presets are in the view snowflake_layouts.",
+            START_HINT,
         )
     row = connection.execute("SELECT worker_id FROM snowflake_decode(175928847299117063, 'discord')").fetchone()
     assert row == (1,)

@@ -148,6 +148,46 @@ def test_without_a_worker_id_and_back(start_server, connect):
     assert number > last
 
 
+def test_a_block_ends_with_its_lease(start_server, connect):
+    """What a session has claimed is not issued once the node's number has been taken away."""
+    # An hour's tick: the block does not end by itself.
+    server = start_server(layout="timestamp:30@3600s,worker:3,sequence:28", epoch="2000-01-01 00:00:00+00")
+    holder, watcher = connect(server), connect(server)
+    holder.execute("CREATE EXTENSION snowflake_id")
+    server.configure({"snowflake_id.max_ahead": "1h"})
+    server.reload()
+    watcher.execute("SET statement_timeout = '1s'")
+    while True:
+        try:
+            watcher.execute("SELECT snowflake_nextval()")
+            break
+        except psycopg.errors.QueryCanceled:
+            pass
+    holder.execute("SET snowflake_id.backend_block = 65536")
+    holder.execute("SELECT snowflake_nextval()")
+    server.configure({"snowflake_id.worker_id": -1})
+    server.reload()
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        while True:
+            watcher.execute("SELECT snowflake_nextval()")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        holder.execute("SELECT snowflake_nextval()")
+
+
+@pytest.mark.parametrize("end", ["fast", "immediate", "kill9"])
+def test_a_restart_within_a_tick(start_server, connect, end):
+    """The clock is right, but the tick is long: what was issued of it is not issued again."""
+    server = start_server(layout="timestamp:32@1s,worker:3,sequence:28")
+    connect(server).execute("CREATE EXTENSION snowflake_id")
+    last = -1
+    for _ in range(3):
+        number = connect(server).execute("SELECT snowflake_nextval()").fetchone()[0]
+        assert number > last
+        last = number
+        server.kill9() if end == "kill9" else server.stop(end)
+        server.start()
+
+
 def test_the_keeper_may_end_at_any_time(start_server, connect):
     """Ids flow on without it; it comes back by itself and changes nothing."""
     server = start_server()

@@ -103,9 +103,9 @@ pub enum Claim {
 impl Allocator {
     /// Claims up to `n` slots (at least 1).
     ///
-    /// The slots are of the present tick or, where the node's ids already run
-    /// ahead of the clock, of a later one, up to `max_ahead` microseconds ahead.
-    /// A claim never waits; it says what to wait for.
+    /// The slots are of one tick: the present one or, where the node's ids already run
+    /// ahead of the clock, a later one, which begins at most `max_ahead` microseconds
+    /// from now. A claim never waits; it says what to wait for.
     #[inline]
     pub fn claim(&self, layout: &Layout, clock: &impl Clock, n: u64, max_ahead: u64) -> Claim {
         let bits = layout.slot_bits();
@@ -113,16 +113,17 @@ impl Allocator {
         let mut cursor = self.cursor.0.load(Ordering::Acquire);
         let mut clock_read_after_cursor = false;
         loop {
-            let Some(Reach { first, end }) = Reach::of(layout, now, max_ahead) else {
+            let Some(present) = first_present_slot(layout, now) else {
                 return Claim::TimeExhausted;
             };
             let limit = self.limit.0.load(Ordering::Acquire);
             let (node, slot) = (cursor >> bits, cursor & last_slot(layout));
             // Another node's limit, or none: nothing may be issued.
             let limit = if limit >> bits == node { limit & last_slot(layout) } else { 0 };
-            let start = slot.max(first);
-            let taken = start.saturating_add(n.max(1)).min(end).min(limit);
-            if taken <= start {
+            let start = slot.max(present);
+            let taken = start.saturating_add(n.max(1)).min(end_of_tick(layout, start)).min(limit);
+            let wait = wait_for(layout, start, now, max_ahead);
+            if wait > 0 || taken <= start {
                 // A process can be held up for long between reading the clock and the
                 // cursor, and the others go on with the clock. Only a clock that was
                 // read after the cursor can be said to stand behind it.
@@ -131,7 +132,7 @@ impl Allocator {
                     clock_read_after_cursor = true;
                     continue;
                 }
-                return self.refusal(layout, start, end, limit, now, max_ahead);
+                return refusal(layout, start, limit, wait);
             }
             match self.cursor.0.compare_exchange_weak(
                 cursor,
@@ -148,40 +149,8 @@ impl Allocator {
         }
     }
 
-    /// Why a claim that would begin at `start` got nothing.
-    #[cold]
-    fn refusal(
-        &self,
-        layout: &Layout,
-        start: u64,
-        end: u64,
-        limit: u64,
-        now: i64,
-        max_ahead: u64,
-    ) -> Claim {
-        // Without a window at all, waiting for the clock would be in vain.
-        if limit == 0 || (limit <= start && start < end) {
-            return Claim::NeedWindow;
-        }
-        if start >= last_slot(layout) {
-            return Claim::TimeExhausted;
-        }
-        let tick = layout.tick_of_slot(start);
-        // No overflow: a claimed tick was within i64 microseconds once.
-        let begins = i128::from(tick) * i128::from(layout.tick_length());
-        let wait = (begins - i128::from(max_ahead) - i128::from(now)).max(1) as u64;
-        // Up to the next tick, the present one is used up. Longer, and the clock
-        // once read more than it does now, or has not reached the epoch.
-        if wait <= layout.tick_length() {
-            Claim::TickExhausted { wait }
-        } else {
-            Claim::ClockBehind { by: wait }
-        }
-    }
-
     /// Gives the allocator to a node, or to the same node anew. The slots begin at
-    /// the lease's floor or, if that is greater, where the last ones ended: ids of
-    /// one server increase over a change of its node number as well.
+    /// the lease's floor or, if that is greater, where the last ones ended.
     ///
     /// Returns the end of what was issued before: every slot of the node that held
     /// the allocator is below it, and no other will be issued.
@@ -209,6 +178,26 @@ impl Allocator {
         end
     }
 
+    /// Whether slots that were claimed earlier may be issued now: the window that they
+    /// were claimed from is still open, and their tick is the present one, or one that
+    /// is not too far ahead of the clock. An id made from them then carries the time
+    /// at which it is made.
+    #[inline]
+    pub fn may_issue(
+        &self,
+        layout: &Layout,
+        clock: &impl Clock,
+        slots: &Slots,
+        max_ahead: u64,
+    ) -> bool {
+        let now = since_epoch(layout, clock);
+        let limit = self.limit.0.load(Ordering::Acquire);
+        limit >> layout.slot_bits() == slots.node
+            && slots.end <= limit & last_slot(layout)
+            && first_present_slot(layout, now).is_some_and(|present| present <= slots.next)
+            && wait_for(layout, slots.next, now, max_ahead) == 0
+    }
+
     /// Takes the window away: claims get [`Claim::NeedWindow`]. A claim that is
     /// under way may still succeed; [`Self::change_lease`] is what ends a lease.
     pub fn close(&self) {
@@ -231,35 +220,47 @@ fn since_epoch(layout: &Layout, clock: &impl Clock) -> i64 {
     clock.now().saturating_sub(layout.epoch())
 }
 
-/// The slots that the clock allows.
-struct Reach {
-    /// The first slot of the present tick.
-    first: u64,
-    /// The end of the last slot that is not too far ahead.
-    end: u64,
+/// The first slot of the tick in which `now` lies; of tick 0 before the epoch, `None`
+/// behind the layout's last tick.
+#[inline]
+fn first_present_slot(layout: &Layout, now: i64) -> Option<u64> {
+    let tick = layout.ticks(now.max(0) as u64);
+    (tick <= layout.max(Field::Timestamp)).then(|| layout.first_slot(tick))
 }
 
-impl Reach {
-    /// `None` behind the last tick of the layout.
-    #[inline]
-    fn of(layout: &Layout, now: i64, max_ahead: u64) -> Option<Self> {
-        // A clock before the epoch allows nothing, unless ids may run ahead of it.
-        let present = now.max(0) as u64;
-        let tick = layout.ticks(present);
-        if tick > layout.max(Field::Timestamp) {
-            return None;
-        }
-        let end = if now >= 0 && max_ahead == 0 {
-            tick + 1
-        } else {
-            let farthest = now.saturating_add_unsigned(max_ahead);
-            let ticks = u64::try_from(farthest).map_or(0, |micros| layout.ticks(micros) + 1);
-            ticks.min(layout.max(Field::Timestamp) + 1)
-        };
-        Some(Self {
-            first: layout.first_slot(tick),
-            end: layout.first_slot(end).min(last_slot(layout)),
-        })
+/// The end of the tick that a slot is of.
+#[inline]
+fn end_of_tick(layout: &Layout, slot: u64) -> u64 {
+    layout.first_slot(layout.tick_of_slot(slot) + 1).min(last_slot(layout))
+}
+
+/// Microseconds until a slot's tick begins or, with `max_ahead`, until it is no farther
+/// ahead than that. 0: it may be issued now.
+#[inline]
+fn wait_for(layout: &Layout, slot: u64, now: i64, max_ahead: u64) -> u64 {
+    let begins = layout.tick_of_slot(slot).saturating_mul(layout.tick_length());
+    let allowed = now.saturating_add_unsigned(max_ahead);
+    match u64::try_from(allowed) {
+        Ok(allowed) => begins.saturating_sub(allowed),
+        Err(_) => begins.saturating_add(allowed.unsigned_abs()),
+    }
+}
+
+/// Why a claim that would begin at `start` got nothing.
+#[cold]
+fn refusal(layout: &Layout, start: u64, limit: u64, wait: u64) -> Claim {
+    // Without a window at all, waiting for the clock would be in vain.
+    if limit == 0 || (wait == 0 && start < last_slot(layout)) {
+        Claim::NeedWindow
+    } else if start >= last_slot(layout) {
+        Claim::TimeExhausted
+    } else if wait <= layout.tick_length() {
+        // The present tick is used up. A clock that stepped back by less than a tick
+        // looks the same, and is waited for as long.
+        Claim::TickExhausted { wait }
+    } else {
+        // The clock once read more than it does now, or has not reached the epoch.
+        Claim::ClockBehind { by: wait }
     }
 }
 
@@ -274,15 +275,6 @@ impl Slots {
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.next == self.end
-    }
-
-    /// Whether the slots are still of the present tick, or of one that is not too
-    /// far ahead of the clock: whether an id made from them now carries the time at
-    /// which it is made.
-    #[inline]
-    pub fn are_present(&self, layout: &Layout, clock: &impl Clock, max_ahead: u64) -> bool {
-        Reach::of(layout, since_epoch(layout, clock), max_ahead)
-            .is_some_and(|reach| reach.first <= self.next && self.next < reach.end)
     }
 
     /// The slots as plain numbers, to be kept in shared memory.
@@ -324,5 +316,25 @@ impl Slots {
         }
         self.next += count as u64;
         count
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// The keeper's order of writes never shows such a pair; that is no reason to
+    /// trust in it.
+    #[test]
+    fn another_nodes_limit_lets_nothing_pass() {
+        let layout = Layout::parse("timestamp:41,worker:10,sequence:12", Some(0))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let allocator = Allocator::default();
+        allocator.change_lease(&layout, Lease { node: 1, floor: 0, limit: u64::MAX });
+        let word = 2 << layout.slot_bits() | last_slot(&layout);
+        allocator.limit.0.store(word, Ordering::Relaxed);
+        let claim = allocator.claim(&layout, &ManualClock::new(1_000_000), 1, 0);
+        assert_eq!(claim, Claim::NeedWindow);
     }
 }

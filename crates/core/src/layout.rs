@@ -144,15 +144,15 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Reads a preset's name or a spelled-out layout.
+    /// Reads a preset's name or a spelled-out layout, in small letters or capitals.
     ///
     /// `epoch` is the moment of tick 0 in microseconds since the Unix epoch;
     /// without it, the preset's own, or [`DEFAULT_EPOCH`] for a spelled-out layout.
     pub fn parse(text: &str, epoch: Option<i64>) -> Result<Self, LayoutError> {
-        let text = text.trim();
+        let text = text.trim().to_ascii_lowercase();
         let preset = PRESETS.iter().find(|preset| preset.name == text);
         let (spelling, own_epoch) =
-            preset.map_or((text, DEFAULT_EPOCH), |preset| (preset.spelling, preset.epoch));
+            preset.map_or((text.as_str(), DEFAULT_EPOCH), |preset| (preset.spelling, preset.epoch));
         Self::spelled(spelling, epoch.unwrap_or(own_epoch))
     }
 

@@ -92,10 +92,17 @@ fn a_clock_before_the_epoch_is_behind() {
 #[test]
 fn ids_run_ahead_as_far_as_they_may() {
     let (layout, allocator) = (layout(), open(&layout(), 5));
-    let claimed = ids(&layout, claim(&allocator, &layout, u64::MAX, 1_000_000, 9_999));
-    assert_eq!(claimed.len(), 10 * 4096);
-    assert_eq!(layout.unpack(claimed[claimed.len() - 1]).unwrap().tick, 1009);
-    assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 9_999), Claim::TickExhausted { wait: 1 });
+    for tick in 1000..1010 {
+        let claimed = ids(&layout, claim(&allocator, &layout, u64::MAX, 1_000_000, 9_999));
+        assert_eq!(claimed.len(), 4096);
+        assert_eq!(layout.unpack(claimed[0]).unwrap().tick, tick);
+        assert_eq!(layout.unpack(claimed[4095]).unwrap().tick, tick);
+    }
+    let exhausted = Claim::TickExhausted { wait: 1 };
+    assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 9_999), exhausted);
+    // A tick farther back it is the clock.
+    let behind = Claim::ClockBehind { by: 1001 };
+    assert_eq!(claim(&allocator, &layout, 1, 999_000, 9_999), behind);
 }
 
 #[test]
@@ -159,13 +166,22 @@ fn the_widest_layouts_do_not_overflow() {
 }
 
 #[test]
-fn leftover_slots_are_good_while_their_tick_lasts() {
+fn leftover_slots_are_good_while_their_tick_and_lease_last() {
     let (layout, allocator) = (layout(), open(&layout(), 5));
     let Claim::Ready(slots) = claim(&allocator, &layout, 64, 7_000_000, 0) else { panic!() };
-    assert!(slots.are_present(&layout, &ManualClock::new(7_000_999), 0));
-    assert!(!slots.are_present(&layout, &ManualClock::new(7_001_000), 0));
-    assert!(!slots.are_present(&layout, &ManualClock::new(6_999_999), 0));
-    assert!(slots.are_present(&layout, &ManualClock::new(6_999_999), 1));
+    let may_issue =
+        |now, max_ahead| allocator.may_issue(&layout, &ManualClock::new(now), &slots, max_ahead);
+    assert!(may_issue(7_000_999, 0));
+    assert!(!may_issue(7_001_000, 0));
+    assert!(!may_issue(6_999_999, 0));
+    assert!(may_issue(6_999_999, 1));
+    // Another node's number, and none.
+    allocator.change_lease(&layout, Lease { node: 6, floor: 0, limit: u64::MAX });
+    assert!(!may_issue(7_000_999, 0));
+    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: u64::MAX });
+    assert!(may_issue(7_000_999, 0));
+    allocator.close();
+    assert!(!may_issue(7_000_999, 0));
 }
 
 /// A clock that remembers what it last showed.

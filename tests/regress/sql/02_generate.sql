@@ -46,7 +46,7 @@ FROM (SELECT id, lag(id, 1, 0::bigint) OVER (ORDER BY n) AS before
       FROM unnest(:'ids'::bigint[]) WITH ORDINALITY AS batch (id, n)) AS ordered;
 SELECT snowflake_batch_array(0), (SELECT count(*) FROM snowflake_batch(0));
 -- A batch that is not read to its end costs what was read.
-SELECT count(*) FROM (SELECT snowflake_batch(1000000) LIMIT 3) AS three;
+SELECT count(*), max(id) = snowflake_lastval() AS is_last FROM (SELECT snowflake_batch(1000000) AS id LIMIT 3) AS three;
 
 -- Several at once in one statement, and inside a set.
 SELECT count(DISTINCT id) FROM (

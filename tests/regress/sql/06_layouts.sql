@@ -14,3 +14,5 @@ SELECT name, layout, epoch, nodes, ids_per_second, ends_at FROM snowflake_layout
 SELECT name, layout, ends_at FROM snowflake_layout('timestamp:62@1s');
 SELECT name FROM snowflake_layout('timestamp:41,worker:10,sequence:12');
 SELECT name FROM snowflake_layout('default', '2024-01-01 00:00:00+00');
+SELECT name, layout, epoch FROM snowflake_layout(NULL, '2024-01-01 00:00:00+00');
+SELECT name FROM snowflake_layout('TWITTER');

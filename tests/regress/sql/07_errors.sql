@@ -63,6 +63,8 @@ SELECT * FROM refusal($$SELECT snowflake_layout('timestamp:41,node:10')$$);
 SELECT * FROM refusal($$SELECT snowflake_layout('timestamp:41@1h,sequence:12')$$);
 SELECT * FROM refusal($$SELECT snowflake_layout('timestamp:41,sequence:12@1ms')$$);
 SELECT * FROM refusal($$SELECT snowflake_decode(1, 'timestamp:41;sequence:12')$$);
+SELECT * FROM refusal($$SELECT snowflake_decode(1, 'default', 'infinity')$$);
+SELECT * FROM refusal($$SELECT snowflake_layout('default', '-infinity')$$);
 
 -- Texts
 SELECT * FROM refusal('SELECT snowflake_base62(-1)');
