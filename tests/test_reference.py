@@ -1,0 +1,143 @@
+"""docs/REFERENCE.md against a running server, so that neither changes without the other."""
+
+import re
+import subprocess
+
+import psycopg
+from throwaway import PROJECT, clean_environment
+
+REFERENCE = (PROJECT / "docs/REFERENCE.md").read_text()
+ERROR_RS = (PROJECT / "src/error.rs").read_text()
+
+# How the page says who changes a setting, and pg_settings.context does.
+CHANGES_BY = {
+    "restart": "postmaster",
+    "reload": "sighup",
+    "session (superuser)": "superuser",
+    "session": "user",
+}
+
+# The objects that the extension consists of.
+MEMBERS = """
+    SELECT classid, objid FROM pg_depend
+    WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
+      AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'snowflake_id')
+"""
+
+
+def section(heading):
+    """What stands below a heading, up to the next one."""
+    return re.split(r"^#+ ", REFERENCE.split(f"\n{heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def subheadings(heading):
+    """The sub-headings of a section."""
+    whole = REFERENCE.split(f"\n{heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^### (.*)$", whole, flags=re.MULTILINE)
+
+
+def table(heading, number=0):
+    """The rows of a table below a heading, without code marks and the table's head."""
+    found = re.findall(r"^\|(?:---\|)+\n((?:\|.*\n)+)", section(heading), flags=re.MULTILINE)[number]
+    rows = [line.replace("`", "").strip("|").split("|") for line in found.splitlines()]
+    return [tuple(cell.strip() for cell in row) for row in rows]
+
+
+def examples():
+    """Each example's line, its SQL and, where the page shows it, its output."""
+    block = r"^```sql\n(.*?)^```\n(?:```output\n(.*?)^```\n)?"
+    for match in re.finditer(block, REFERENCE, flags=re.MULTILINE | re.DOTALL):
+        yield REFERENCE.count("\n", 0, match.start()) + 1, match[1], match[2]
+
+
+def test_functions(connection):
+    """Signatures as psql shows them, and what the planner is told; all have a comment."""
+    rows = connection.execute(
+        f"""
+        SELECT format('%s(%s) → %s', proname, pg_get_function_arguments(oid), pg_get_function_result(oid)),
+               concat_ws(', ',
+                   CASE provolatile WHEN 'i' THEN 'IMMUTABLE' WHEN 's' THEN 'STABLE' ELSE 'VOLATILE' END,
+                   CASE WHEN proisstrict THEN 'STRICT' ELSE 'CALLED ON NULL INPUT' END,
+                   CASE proparallel WHEN 's' THEN 'PARALLEL SAFE' WHEN 'r' THEN 'PARALLEL RESTRICTED'
+                                    ELSE 'PARALLEL UNSAFE' END),
+               proname, obj_description(oid, 'pg_proc')
+        FROM pg_proc WHERE ('pg_proc'::regclass, oid) IN ({MEMBERS})
+        """
+    ).fetchall()
+    written = re.findall(r"^```text\n(snowflake_\w+\(.*)\n```\n(.*)$", REFERENCE, flags=re.MULTILINE)
+    assert sorted(written) == sorted(row[:2] for row in rows)
+    headings = re.findall(r"^### (snowflake_\w+)$", REFERENCE, flags=re.MULTILINE)
+    assert sorted(set(headings) - set(subheadings("## Views"))) == sorted({row[2] for row in rows})
+    assert [row[2] for row in rows if not row[3]] == []
+
+
+def test_views(connection):
+    """All views, with a comment; and nothing else belongs to the extension but functions."""
+    rows = connection.execute(
+        f"""
+        SELECT relname, relkind, obj_description(oid, 'pg_class')
+        FROM pg_class WHERE ('pg_class'::regclass, oid) IN ({MEMBERS})
+        """
+    ).fetchall()
+    assert sorted(subheadings("## Views")) == sorted(row[0] for row in rows)
+    assert [row for row in rows if row[1] != "v" or not row[2]] == []
+    kinds = connection.execute(f"SELECT DISTINCT classid::regclass::text FROM ({MEMBERS}) AS members").fetchall()
+    # Since PostgreSQL 17 a view's row type counts, too.
+    assert {kind for (kind,) in kinds} <= {"pg_class", "pg_proc", "pg_type"}
+
+
+def test_settings(connection):
+    """Type, unit, default, range and context of every setting; no other is named anywhere."""
+    rows = connection.execute(
+        """
+        SELECT name, vartype, coalesce(unit, ''), coalesce(nullif(boot_val, ''), 'empty'),
+               coalesce(min_val, ''), coalesce(max_val, ''), context
+        FROM pg_settings WHERE starts_with(name, 'snowflake_id.')
+        """
+    ).fetchall()
+    written = [(*row[:-1], CHANGES_BY[row[-1]]) for row in table("## Settings")]
+    assert sorted(written) == sorted(rows)
+    assert [row[:2] for row in table("## Settings", 1)] == list(CHANGES_BY.items())
+    names = {row[0] for row in rows}
+    assert set(subheadings("## Settings")) == names
+    assert set(re.findall(r"\bsnowflake_id\.\w+", REFERENCE)) == names
+
+
+def test_presets(connection):
+    rows = connection.execute(
+        """
+        SELECT name, layout, epoch::text, nodes::text, ids_per_tick::text, extract(year FROM ends_at)::text, source
+        FROM snowflake_layouts
+        """
+    ).fetchall()
+    assert table("### Presets") == rows
+
+
+def test_errors():
+    """Every SQLSTATE and every message that the extension has, and no other."""
+    names = re.findall(r"\bERRCODE_([A-Z_]+)", ERROR_RS)
+    sqlstates = {getattr(psycopg.errors, name.title().replace("_", "")).sqlstate for name in names}
+    function = re.search(r"fn message\(.*?\n    }\n", ERROR_RS, flags=re.DOTALL)[0]
+    texts = [text.replace('\\"', '"') for text in re.findall(r'"((?:[^"\\]|\\.)*)"', function)]
+    written = table("## Errors")
+    assert {row[0] for row in written} == sqlstates
+    assert sorted(row[1] for row in written) == sorted(re.sub(r"\{.*?\}", "…", text) for text in texts)
+
+
+def test_examples(installation, server, database):
+    """All run, in the order of the page, as psql's input; what stands below one is what it prints."""
+    assert REFERENCE.count("```output") == sum(output is not None for _, _, output in examples())
+    for line, sql, output in examples():
+        done = subprocess.run(
+            [installation.bin("psql"), "-Xq", "-d", server.conninfo(database)],
+            input=sql,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+        if output is None:
+            assert "ERROR:" not in done.stdout, f"docs/REFERENCE.md:{line}"
+        else:
+            assert done.stdout.strip("\n") == output.strip("\n"), f"docs/REFERENCE.md:{line}"
