@@ -23,11 +23,12 @@ pub(crate) struct Generator {
     layout: &'static Layout,
 }
 
+static GENERATOR: OnceCell<Generator> = OnceCell::new();
+
 /// The generator of this process, made at the first call. What can keep it from being
 /// made (the library is not preloaded) is an error each time.
 #[inline]
 pub(crate) fn generator() -> Result<&'static Generator, Error> {
-    static GENERATOR: OnceCell<Generator> = OnceCell::new();
     GENERATOR.get_or_try_init(|| {
         let shared = shared::shared().ok_or(Error::NotPreloaded)?;
         let slot = shared.my_slot().ok_or(Error::NotPreloaded)?;
@@ -36,42 +37,68 @@ pub(crate) fn generator() -> Result<&'static Generator, Error> {
     })
 }
 
+/// One id, if there is one without waiting, making the generator, or an error.
+#[inline]
+pub(crate) fn next_at_once() -> Option<i64> {
+    GENERATOR.get()?.next_at_once()
+}
+
 impl Generator {
     pub(crate) const fn layout(&self) -> &'static Layout {
         self.layout
     }
 
-    /// One id.
-    #[inline]
+    /// One id, with everything that it may take.
     pub(crate) fn next(&self) -> Result<i64, Error> {
-        let block = self.slot.block();
-        let keep = settings::backend_block();
-        let id = if keep == 1 && block.is_empty() {
-            self.claim(1)?.last_id(self.layout)
-        } else {
-            self.next_of_block(block, keep)?
-        };
-        self.set_last_id(id);
-        count(&self.slot.ids, 1);
-        count(&self.slot.calls, 1);
-        Ok(id)
+        if let Some(id) = self.next_at_once() {
+            return Ok(id);
+        }
+        let mut slots = self.claim(settings::backend_block())?;
+        let id = slots.next_id(self.layout);
+        self.slot.set_block(slots);
+        // A claim never comes back empty.
+        Ok(self.issued(id.unwrap_or(NO_ID)))
     }
 
-    /// One id of the backend's block, or of a new one of up to `keep` slots if that is
-    /// spent or its tick is over. Slots that are dropped are never issued.
-    fn next_of_block(&self, mut block: Slots, keep: u64) -> Result<i64, Error> {
-        let spend = keep > 1 && !block.is_empty() && self.may_issue(&block);
-        if !spend {
-            block = self.claim(keep)?;
+    #[inline]
+    fn next_at_once(&self) -> Option<i64> {
+        let block = self.slot.block();
+        let id = if settings::backend_block() > 1 {
+            self.next_of_block(block)?
+        } else if block.is_empty() {
+            match self.try_claim(1) {
+                Claim::Ready(slots) => slots.last_id(self.layout),
+                _ => return None,
+            }
+        } else {
+            // Left over from when blocks were allowed; dropped by the claim of a new one.
+            return None;
+        };
+        Some(self.issued(id))
+    }
+
+    /// One id of the backend's block, if it has one that may still be issued. Else the
+    /// next claim replaces the block, and what is left of it is never issued.
+    #[inline]
+    fn next_of_block(&self, mut block: Slots) -> Option<i64> {
+        let max_ahead = settings::max_ahead();
+        if block.is_empty()
+            || !self.shared.allocator.may_issue(self.layout, &WallClock, &block, max_ahead)
+        {
+            return None;
         }
         let id = block.next_id(self.layout);
         self.slot.set_block(block);
-        // A claim never comes back empty.
-        Ok(id.unwrap_or(NO_ID))
+        id
     }
 
-    fn may_issue(&self, block: &Slots) -> bool {
-        self.shared.allocator.may_issue(self.layout, &WallClock, block, settings::max_ahead())
+    /// A call made this one id.
+    #[inline]
+    fn issued(&self, id: i64) -> i64 {
+        self.set_last_id(id);
+        count(&self.slot.ids, 1);
+        count(&self.slot.calls, 1);
+        id
     }
 
     /// Slots for up to `n` ids, for a caller that makes ids of all of them and says which

@@ -5,7 +5,7 @@
 //! docs/ARCHITECTURE.md is the map.
 
 // Every use of `unsafe` in this crate touches PostgreSQL's C interface and says
-// why it holds; see `shared.rs`, `settings.rs`, `wait.rs`, `time.rs` and `row.rs`.
+// why it holds. Most are in `shared.rs`, `settings.rs` and `row.rs`.
 
 mod error;
 mod functions;
