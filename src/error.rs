@@ -8,6 +8,8 @@ use crate::time::shown;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use snowflake_core::layout::MAX_BITS;
+use snowflake_core::text::{BASE32_LENGTH, BASE62_MAX_LENGTH};
 use snowflake_core::{Field, FieldError, Layout, LayoutError, TextError};
 use std::time::Duration;
 
@@ -313,10 +315,10 @@ impl TextForm {
                 format!("It stands for a number above the greatest id, {}.", i64::MAX)
             }
             (Self::Base62, TextError::BadLength(length)) => {
-                format!("It has {length} characters, not 1 to 11.")
+                format!("It has {length} characters, not 1 to {BASE62_MAX_LENGTH}.")
             }
             (Self::Base32, TextError::BadLength(length)) => {
-                format!("It has {length} characters without its hyphens, not 13.")
+                format!("It has {length} characters without its hyphens, not {BASE32_LENGTH}.")
             }
             (Self::Base62, TextError::BadCharacter(c)) => {
                 format!("\"{c}\" is none of 0-9, A-Z and a-z.")
@@ -375,7 +377,7 @@ fn layout_detail(why: &LayoutError) -> String {
         LayoutError::DuplicateField(field) => format!("The field {field} stands twice."),
         LayoutError::NoTimestamp => "There is no timestamp field.".to_owned(),
         LayoutError::TooWide(bits) => format!(
-            "Its fields take {bits} bits, but an id has 63: the highest bit of a bigint is its sign."
+            "Its fields take {bits} bits, but an id has {MAX_BITS}: the highest bit of a bigint is its sign."
         ),
         LayoutError::BadTick(tick) => format!(
             "\"{tick}\" is not a tick length: a number with the unit us, ms or s, from 1us to 3600s."

@@ -21,11 +21,6 @@ impl ManualClock {
         Self(AtomicI64::new(now))
     }
 
-    /// Puts the clock to `now` microseconds since the Unix epoch.
-    pub fn set(&self, now: i64) {
-        self.0.store(now, Ordering::Relaxed);
-    }
-
     /// Moves the clock forward to `now`; leaves it where it is later already.
     pub fn advance_to(&self, now: i64) {
         self.0.fetch_max(now, Ordering::Relaxed);

@@ -1,10 +1,9 @@
 //! What can be wrong with a layout, a field, a time or a text.
 //!
-//! These types carry the facts; sentences for people are made from them by the
-//! PostgreSQL extension. Their `Display` is a terse English form for logs.
+//! These types carry the facts; the PostgreSQL extension makes sentences for people from
+//! them, in its `src/error.rs` and nowhere else.
 
 use crate::layout::Field;
-use std::fmt;
 
 /// Why a layout is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,60 +75,3 @@ pub enum TextError {
     /// A number above the greatest `bigint`.
     TooLarge,
 }
-
-impl fmt::Display for LayoutError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadItem(item) => write!(f, "\"{item}\" is not of the form field:bits"),
-            Self::UnknownField(name) => write!(f, "there is no field \"{name}\""),
-            Self::BadWidth { field, bits, max } => {
-                write!(f, "the width of \"{field}\" is \"{bits}\", not a number from 1 to {max}")
-            }
-            Self::DuplicateField(field) => write!(f, "the field \"{field}\" stands twice"),
-            Self::NoTimestamp => write!(f, "there is no timestamp field"),
-            Self::TooWide(bits) => write!(f, "the fields take {bits} bits, more than 63"),
-            Self::BadTick(tick) => write!(f, "\"{tick}\" is not a tick length from 1us to 1h"),
-            Self::TickOnOtherField(field) => {
-                write!(f, "\"{field}\" has a tick length, which only the timestamp can have")
-            }
-            Self::TimestampNotFirst => write!(f, "the timestamp is not the most significant field"),
-        }
-    }
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLarge { field, value, max } => {
-                write!(f, "{field} {value} is greater than {max}")
-            }
-            Self::Missing(field) => write!(f, "the layout needs a value for {field}"),
-            Self::NoSuchField(field) => write!(f, "the layout has no {field} field"),
-            Self::NotOfLayout(id) => write!(f, "{id} is not an id of the layout"),
-        }
-    }
-}
-
-impl fmt::Display for TimeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BeforeEpoch => write!(f, "the time is before the layout's epoch"),
-            Self::AfterEnd => write!(f, "the time is after the layout's end"),
-        }
-    }
-}
-
-impl fmt::Display for TextError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadLength(length) => write!(f, "{length} characters is not the form's length"),
-            Self::BadCharacter(c) => write!(f, "{c:?} is not in the alphabet"),
-            Self::TooLarge => write!(f, "the number is greater than the greatest bigint"),
-        }
-    }
-}
-
-impl std::error::Error for LayoutError {}
-impl std::error::Error for FieldError {}
-impl std::error::Error for TimeError {}
-impl std::error::Error for TextError {}

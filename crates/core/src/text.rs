@@ -32,7 +32,7 @@ pub fn to_base62(id: i64) -> Option<String> {
 }
 
 /// The number that a base62 text stands for. Leading zeros are allowed up to
-/// 11 characters.
+/// [`BASE62_MAX_LENGTH`] characters.
 pub fn from_base62(text: &str) -> Result<i64, TextError> {
     let length = text.chars().count();
     if !(1..=BASE62_MAX_LENGTH).contains(&length) {
