@@ -48,11 +48,8 @@ impl Generator {
         self.layout
     }
 
-    /// One id, with everything that it may take.
+    /// One id for a call that found none at once, with everything that it may take.
     pub(crate) fn next(&self) -> Result<i64, Error> {
-        if let Some(id) = self.next_at_once() {
-            return Ok(id);
-        }
         let mut slots = self.claim(settings::backend_block())?;
         let id = slots.next_id(self.layout);
         self.slot.set_block(slots);

@@ -69,34 +69,38 @@ fn apply(shared: &Shared, layout: &Layout, applied: Option<Identity>) -> Identit
     if applied == Some(identity) {
         return identity;
     }
-    let state = match (identity.datacenter_id, identity.worker_id) {
-        (_, None) => State::NoWorkerId,
-        (None, _) if layout.bits(Field::Datacenter) > 0 => State::NoDatacenterId,
-        (datacenter_id, worker_id) => {
-            // A number for a field that the layout does not have is 0, see the check
-            // hooks, and is not part of the id.
-            let of = |field, id: Option<u32>| id.filter(|_| layout.bits(field) > 0);
-            match layout.node(of(Field::Datacenter, datacenter_id), of(Field::Worker, worker_id)) {
-                Ok(node) => {
-                    shared.set_state(State::Ready);
-                    let lease = Lease { node, floor: floor(layout), limit: u64::MAX };
-                    shared.allocator.change_lease(layout, lease);
-                    log!("snowflake_id: ids flow with {identity}");
-                    return identity;
-                }
-                // The check hooks refuse numbers that do not fit.
-                Err(_) => State::NoWorkerId,
-            }
+    match node(layout, identity) {
+        Ok(node) => {
+            shared.set_state(State::Ready);
+            let lease = Lease { node, floor: floor(layout), limit: u64::MAX };
+            shared.allocator.change_lease(layout, lease);
+            log!("snowflake_id: ids flow with {identity}");
         }
-    };
-    shared.allocator.close();
-    shared.set_state(state);
-    if state == State::NoWorkerId {
-        log!("snowflake_id: no ids, snowflake_id.worker_id is not set");
-    } else {
-        log!("snowflake_id: no ids, snowflake_id.datacenter_id is not set");
+        Err(state) => {
+            shared.allocator.close();
+            shared.set_state(state);
+            let setting = match state {
+                State::NoDatacenterId => "datacenter_id",
+                _ => "worker_id",
+            };
+            log!("snowflake_id: no ids, snowflake_id.{setting} is not set");
+        }
     }
     identity
+}
+
+/// The node's number; why there is none.
+fn node(layout: &Layout, identity: Identity) -> Result<u64, State> {
+    let worker_id = identity.worker_id.ok_or(State::NoWorkerId)?;
+    if identity.datacenter_id.is_none() && layout.bits(Field::Datacenter) > 0 {
+        return Err(State::NoDatacenterId);
+    }
+    // A number for a field that the layout does not have is 0, and is not part of the id.
+    let of = |field, id: Option<u32>| id.filter(|_| layout.bits(field) > 0);
+    layout
+        .node(of(Field::Datacenter, identity.datacenter_id), of(Field::Worker, Some(worker_id)))
+        // The check hooks refuse numbers that do not fit.
+        .map_err(|_| State::NoWorkerId)
 }
 
 /// Where a lease begins: behind the present tick, which this node, or the one that had

@@ -116,10 +116,8 @@ impl Allocator {
             let Some(present) = first_present_slot(layout, now) else {
                 return Claim::TimeExhausted;
             };
-            let limit = self.limit.0.load(Ordering::Acquire);
             let (node, slot) = (cursor >> bits, cursor & last_slot(layout));
-            // Another node's limit, or none: nothing may be issued.
-            let limit = if limit >> bits == node { limit & last_slot(layout) } else { 0 };
+            let limit = self.limit_of(layout, node);
             let start = slot.max(present);
             let taken = start.saturating_add(n.max(1)).min(end_of_tick(layout, start)).min(limit);
             let wait = wait_for(layout, start, now, max_ahead);
@@ -191,11 +189,17 @@ impl Allocator {
         max_ahead: u64,
     ) -> bool {
         let now = since_epoch(layout, clock);
-        let limit = self.limit.0.load(Ordering::Acquire);
-        limit >> layout.slot_bits() == slots.node
-            && slots.end <= limit & last_slot(layout)
+        slots.end <= self.limit_of(layout, slots.node)
             && first_present_slot(layout, now).is_some_and(|present| present <= slots.next)
             && wait_for(layout, slots.next, now, max_ahead) == 0
+    }
+
+    /// The exclusive end of what a node may issue now. 0, so nothing, where there is no
+    /// window, or another node's.
+    #[inline]
+    fn limit_of(&self, layout: &Layout, node: u64) -> u64 {
+        let limit = self.limit.0.load(Ordering::Acquire);
+        if limit >> layout.slot_bits() == node { limit & last_slot(layout) } else { 0 }
     }
 
     /// Takes the window away: claims get [`Claim::NeedWindow`]. A claim that is
@@ -328,8 +332,7 @@ mod tests {
     /// trust in it.
     #[test]
     fn another_nodes_limit_lets_nothing_pass() {
-        let layout = Layout::parse("timestamp:41,worker:10,sequence:12", Some(0))
-            .unwrap_or_else(|error| panic!("{error}"));
+        let layout = Layout::parse("default", Some(0)).expect("a preset");
         let allocator = Allocator::default();
         allocator.change_lease(&layout, Lease { node: 1, floor: 0, limit: u64::MAX });
         let word = 2 << layout.slot_bits() | last_slot(&layout);
