@@ -77,14 +77,10 @@ pgxs_test = $(dir $(shell $(pg_config) --pgxs))../test
 installcheck: ## run the SQL tests against an installed, running server
 	@echo "the server needs: shared_preload_libraries = 'snowflake_id', snowflake_id.worker_id = 1"
 	@mkdir -p target/regress target/isolation
-ifneq ($(regress),)
 	$(pgxs_test)/regress/pg_regress --bindir="$$($(pg_config) --bindir)" \
 	    --inputdir=tests/regress --outputdir=target/regress --dbname=contrib_regression $(regress)
-endif
-ifneq ($(isolation),)
 	$(pgxs_test)/isolation/pg_isolation_regress --bindir="$$($(pg_config) --bindir)" \
 	    --inputdir=tests/isolation --outputdir=target/isolation --dbname=isolation_regression $(isolation)
-endif
 
 demo: setup build ## a short tour on a throwaway server
 	@$(throwaway) python3 tools/demo.py

@@ -9,8 +9,6 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def test_installcheck(installation, server):
-    if not any(PROJECT.glob("tests/regress/sql/*.sql")):
-        pytest.skip("there are no SQL tests")
     environment = server.environment()
     # We may run below a make with flags of its own.
     for name in "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES":

@@ -56,7 +56,7 @@ def receive(server, dbname, query, file):
 
 def number_of_distinct(ids):
     """How many different numbers there are in several arrays."""
-    return len(numpy.unique(numpy.concatenate(ids)))
+    return len(numpy.unique(numpy.concatenate([numpy.asarray(part, "int64") for part in ids])))
 
 
 @pytest.mark.parametrize("block", [1, 64])
@@ -150,25 +150,37 @@ def test_without_a_worker_id_and_back(start_server, connect):
     assert number > last
 
 
-def test_a_block_ends_with_its_lease(start_server, connect):
+@pytest.fixture
+def hourly(start_server, connect):
+    """A server with ticks of an hour: no tick, and no block, ends by itself within a test."""
+    # A lease begins with the next tick, which is at most an hour ahead.
+    server = start_server(
+        layout="timestamp:30@3600s,worker:3,sequence:28", epoch="2000-01-01 00:00:00+00", max_ahead="1h"
+    )
+    connect(server).execute("CREATE EXTENSION snowflake_id")
+    return server
+
+
+def test_a_block_is_spent_to_its_end(hourly, connect):
+    """What a session has claimed at once it issues one by one, and others claim behind it."""
+    holder, other = connect(hourly), connect(hourly)
+    holder.execute("SET snowflake_id.backend_block = 4")
+
+    def sequence(connection):
+        row = connection.execute("SELECT sequence FROM snowflake_decode(snowflake_nextval())").fetchone()
+        return row[0]
+
+    who = [holder, other, holder, holder, other, holder, holder]
+    assert [sequence(connection) for connection in who] == [0, 4, 1, 2, 5, 3, 6]
+
+
+def test_a_block_ends_with_its_lease(hourly, connect):
     """What a session has claimed is not issued once the node's number has been taken away."""
-    # An hour's tick: the block does not end by itself.
-    server = start_server(layout="timestamp:30@3600s,worker:3,sequence:28", epoch="2000-01-01 00:00:00+00")
-    holder, watcher = connect(server), connect(server)
-    holder.execute("CREATE EXTENSION snowflake_id")
-    server.configure({"snowflake_id.max_ahead": "1h"})
-    server.reload()
-    watcher.execute("SET statement_timeout = '1s'")
-    while True:
-        try:
-            watcher.execute("SELECT snowflake_nextval()")
-            break
-        except psycopg.errors.QueryCanceled:
-            pass
+    holder, watcher = connect(hourly), connect(hourly)
     holder.execute("SET snowflake_id.backend_block = 65536")
     holder.execute("SELECT snowflake_nextval()")
-    server.configure({"snowflake_id.worker_id": -1})
-    server.reload()
+    hourly.configure({"snowflake_id.worker_id": -1})
+    hourly.reload()
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         while True:
             watcher.execute("SELECT snowflake_nextval()")
