@@ -7,6 +7,7 @@ use crate::settings::MAX_BATCH_LIMIT;
 use crate::time::shown;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::spi::quote_identifier;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 use snowflake_core::layout::MAX_BITS;
 use snowflake_core::text::{BASE32_LENGTH, BASE62_MAX_LENGTH};
@@ -21,13 +22,23 @@ pub(crate) enum Error {
     NoWorkerId { layout: Layout },
     NoDatacenterId { layout: Layout },
     Standby,
-    KeeperNotReady,
+    KeeperNotReady { keeper: Keeper },
+    NoDatabase { database: String },
+    NoExtension { database: String },
+    CannotReserve { why: String },
+    LayoutChanged { was: String, layout: Layout },
+    Copy { of: String },
+    WorkerIdInUse { by: String, copy: bool, updated_at: i64 },
+    ClockBehindRecord { by: u64, now: i64 },
+    ClockJumped { by: u64, now: i64, max: u64 },
+    ClockUncertain { error: u64, max: u64 },
     ClockBehind { by: u64, now: i64, max_wait: Duration },
     TimeExhausted { layout: Layout },
     // Settings and layouts
     BadSetting { setting: String, value: String, why: Box<Self> },
     BadLayout { text: String, why: LayoutError },
     BadEpoch { text: String },
+    BadDatabase,
     // Arguments
     BatchNull,
     BatchNegative { n: i32 },
@@ -44,6 +55,19 @@ pub(crate) enum Error {
     BadText { form: TextForm, text: String, why: TextError },
 }
 
+/// What is known of a keeper that does not answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Keeper {
+    /// It has not started.
+    Missing,
+    /// It waits for something while it writes its record.
+    Writing { pid: i32, since: i64 },
+    /// It waits until the clock has passed the record.
+    Waiting { until: i64 },
+    /// It does nothing.
+    Silent { pid: i32 },
+}
+
 /// A text form of an id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TextForm {
@@ -52,6 +76,7 @@ pub(crate) enum TextForm {
 }
 
 const WRONG_LAYOUT_HINT: &str = "Name the layout that made it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.";
+const CLOCK_HINT: &str = "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation; SELECT * FROM snowflake_layout() shows the epoch.";
 const LAYOUT_IN_FORCE_HINT: &str = "SELECT * FROM snowflake_layout() shows the layout in force.";
 
 impl Error {
@@ -74,16 +99,27 @@ impl Error {
             Self::NotPreloaded
             | Self::NoWorkerId { .. }
             | Self::NoDatacenterId { .. }
+            | Self::NoDatabase { .. }
+            | Self::NoExtension { .. }
+            | Self::LayoutChanged { .. }
+            | Self::Copy { .. }
+            | Self::WorkerIdInUse { .. }
             | Self::NoLastval => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::OutOfMemory { .. } => Code::ERRCODE_OUT_OF_MEMORY,
             Self::Standby => Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-            Self::KeeperNotReady => Code::ERRCODE_LOCK_NOT_AVAILABLE,
-            Self::ClockBehind { .. } => Code::ERRCODE_SYSTEM_ERROR,
+            Self::KeeperNotReady { .. } | Self::CannotReserve { .. } => {
+                Code::ERRCODE_LOCK_NOT_AVAILABLE
+            }
+            Self::ClockBehind { .. }
+            | Self::ClockBehindRecord { .. }
+            | Self::ClockJumped { .. }
+            | Self::ClockUncertain { .. } => Code::ERRCODE_SYSTEM_ERROR,
             Self::TimeExhausted { .. } => Code::ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
             Self::BatchNull | Self::FieldMissing { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::BadSetting { .. }
             | Self::BadLayout { .. }
             | Self::BadEpoch { .. }
+            | Self::BadDatabase
             | Self::BatchNegative { .. }
             | Self::BatchTooLarge { .. }
             | Self::FieldNotInLayout { .. }
@@ -107,7 +143,30 @@ impl Error {
             Self::NoWorkerId { .. } => "this node has no worker id".to_owned(),
             Self::NoDatacenterId { .. } => "this node has no datacenter id".to_owned(),
             Self::Standby => "cannot make snowflake ids during recovery".to_owned(),
-            Self::KeeperNotReady => "snowflake ids are not available yet".to_owned(),
+            Self::KeeperNotReady { .. } => "snowflake ids are not available yet".to_owned(),
+            Self::NoDatabase { database } => {
+                format!("the keeper of snowflake ids cannot connect to database \"{database}\"")
+            }
+            Self::NoExtension { database } => {
+                format!("extension snowflake_id is missing in database \"{database}\"")
+            }
+            Self::CannotReserve { .. } => "the keeper cannot reserve snowflake ids".to_owned(),
+            Self::LayoutChanged { .. } => {
+                "the layout of this node's snowflake ids has changed".to_owned()
+            }
+            Self::Copy { .. } => "this data directory may be a copy of another node's".to_owned(),
+            Self::WorkerIdInUse { .. } => {
+                "this node's worker id is also in another node's record".to_owned()
+            }
+            Self::ClockBehindRecord { by, .. } => {
+                format!("the clock is {} behind this node's record of snowflake ids", duration(*by))
+            }
+            Self::ClockJumped { by, .. } => {
+                format!("the clock jumped forward by {}", duration(*by))
+            }
+            Self::ClockUncertain { error, .. } => {
+                format!("the clock error may be as large as {}", duration(*error))
+            }
             Self::ClockBehind { by, .. } => {
                 format!("the clock is {} behind this node's snowflake ids", duration(*by))
             }
@@ -118,6 +177,7 @@ impl Error {
                 format!("invalid value for parameter \"{setting}\": \"{value}\"")
             }
             Self::BadLayout { text, .. } => format!("invalid snowflake layout \"{text}\""),
+            Self::BadDatabase => "invalid name of a database".to_owned(),
             Self::BadEpoch { text } => format!("invalid epoch \"{text}\""),
             Self::BatchNull => "the number of snowflake ids must not be null".to_owned(),
             Self::BatchNegative { n } => {
@@ -181,9 +241,54 @@ impl Error {
                 "This server is a standby.".to_owned(),
                 "Insert on the primary. Reading ids works on a standby.".to_owned(),
             ),
-            Self::KeeperNotReady => (
-                "The background worker \"snowflake_id keeper\" has not opened this node's ids.".to_owned(),
-                "Try again. If it stays so, look for the worker in the server's log; it needs one of max_worker_processes.".to_owned(),
+            Self::KeeperNotReady { keeper } => keeper.help(),
+            Self::NoDatabase { database } => (
+                "The keeper keeps this node's record there (snowflake_id.database). The server's log says why it could not connect.".to_owned(),
+                format!("CREATE DATABASE {0}; then connect to it and run: CREATE EXTENSION snowflake_id; Or name another database: ALTER SYSTEM SET snowflake_id.database = '…', and restart the server.", quote_identifier(database)),
+            ),
+            Self::NoExtension { database } => (
+                "The keeper keeps this node's record there (snowflake_id.database).".to_owned(),
+                format!("Connect to database \"{database}\" and run: CREATE EXTENSION snowflake_id;"),
+            ),
+            Self::CannotReserve { why } => (
+                format!("Its last attempt to write this node's record failed: {why}"),
+                "Ids flow again by themselves when the cause is mended.".to_owned(),
+            ),
+            Self::LayoutChanged { was, layout } => (
+                format!("The ids that this node has made are of layout {was}; the layout in force is \"{layout}\" with epoch {}. It would read the old ones wrongly.", shown(Some(layout.epoch()))),
+                "Set snowflake_id.layout and snowflake_id.epoch back and restart the server.".to_owned(),
+            ),
+            Self::Copy { of } => (
+                format!("Node {of} has the same worker id, and is of the same cluster and timeline."),
+                "Give this node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = …; SELECT pg_reload_conf(); Or, if the other one will never run again: ALTER SYSTEM SET snowflake_id.on_copy = 'warn'; and restart the server.".to_owned(),
+            ),
+            Self::WorkerIdInUse { by, copy, updated_at } => (
+                format!(
+                    "Node {by} wrote it last at {}.{}",
+                    shown(Some(*updated_at)),
+                    if *copy { " One of the two data directories is a copy of the other." } else { "" },
+                ),
+                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = …; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_high_water_marks WHERE node = …;".to_owned(),
+            ),
+            Self::ClockBehindRecord { by, now } => (
+                format!(
+                    "The clock reads {}; ids can be made again from {} on.",
+                    shown(Some(*now)),
+                    shown(now.checked_add_unsigned(*by)),
+                ),
+                CLOCK_HINT.to_owned(),
+            ),
+            Self::ClockJumped { now, max, .. } => (
+                format!(
+                    "The clock reads {}. Jumps beyond {} are not believed (snowflake_id.max_clock_jump).",
+                    shown(Some(*now)),
+                    duration(*max),
+                ),
+                "Put the clock right, and ids flow again by themselves. If it is right now: SELECT snowflake_accept_clock();".to_owned(),
+            ),
+            Self::ClockUncertain { max, .. } => (
+                format!("That is the kernel's estimate; up to {} is allowed (snowflake_id.max_clock_error).", duration(*max)),
+                "Ids flow again by themselves when it is smaller. Check the machine's time synchronisation.".to_owned(),
             ),
             Self::ClockBehind { by, now, max_wait } => (
                 format!(
@@ -192,7 +297,7 @@ impl Error {
                     shown(now.checked_add_unsigned(*by)),
                     duration(max_wait.as_micros() as u64),
                 ),
-                "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation; SELECT * FROM snowflake_layout() shows the epoch.".to_owned(),
+                CLOCK_HINT.to_owned(),
             ),
             Self::TimeExhausted { layout } => (
                 format!("The layout ended at {}.", shown(layout.ends_at())),
@@ -206,6 +311,10 @@ impl Error {
             Self::BadEpoch { .. } => (
                 "An epoch is a timestamp with its offset from UTC.".to_owned(),
                 "For example: 2025-01-01 00:00:00+00".to_owned(),
+            ),
+            Self::BadDatabase => (
+                "A database's name has 1 to 63 bytes.".to_owned(),
+                "For example: postgres".to_owned(),
             ),
             Self::BatchNull | Self::BatchNegative { .. } => (
                 String::new(),
@@ -271,20 +380,36 @@ impl Error {
         (detail, hint)
     }
 
+    /// Message and detail as sentences, and the hint.
+    pub(crate) fn in_words(&self) -> (String, String) {
+        let (detail, hint) = self.help();
+        let message = self.message();
+        let mut letters = message.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+        let sentence: String = first.into_iter().chain(letters).collect();
+        (format!("{sentence}. {detail}").trim_end().to_owned(), hint)
+    }
+
     /// Ends the statement with this error.
     #[cold]
     #[track_caller]
     pub(crate) fn raise(self) -> ! {
+        self.report(PgLogLevel::ERROR, "");
+        unreachable!("an ERROR does not return")
+    }
+
+    /// Reports it at some level, the message behind a prefix.
+    pub(crate) fn report(&self, level: PgLogLevel, prefix: &str) {
         let (detail, hint) = self.help();
-        let mut report = ErrorReport::new(self.code(), self.message(), function_name!());
+        let message = format!("{prefix}{}", self.message());
+        let mut report = ErrorReport::new(self.code(), message, function_name!());
         if !detail.is_empty() {
             report = report.set_detail(detail);
         }
         if !hint.is_empty() {
             report = report.set_hint(hint);
         }
-        report.report(PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return")
+        report.report(level);
     }
 }
 
@@ -298,6 +423,31 @@ impl<T> OrRaise<T> for Result<T, Error> {
     #[inline]
     fn or_raise(self) -> T {
         self.unwrap_or_else(|error| error.raise())
+    }
+}
+
+impl Keeper {
+    /// Detail and hint.
+    fn help(self) -> (String, String) {
+        const AGAIN: &str = "Try again.";
+        match self {
+            Self::Missing => (
+                "The background worker \"snowflake_id keeper\" has not started.".to_owned(),
+                "Try again. If it stays so, look for the worker in the server's log; it needs one of max_worker_processes.".to_owned(),
+            ),
+            Self::Writing { pid, since } => (
+                format!("The keeper has been writing this node's record since {}.", shown(Some(since))),
+                format!("{AGAIN} What it waits for: SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE pid = {pid};"),
+            ),
+            Self::Waiting { until } => (
+                format!("After a crash, or beside another node's record, ids begin when the clock has passed what was reserved: at {}.", shown(Some(until))),
+                AGAIN.to_owned(),
+            ),
+            Self::Silent { pid } => (
+                format!("The keeper, process {pid}, does not answer."),
+                format!("{AGAIN} If it stays so, have PostgreSQL start another one: SELECT pg_terminate_backend({pid});"),
+            ),
+        }
     }
 }
 

@@ -3,18 +3,14 @@
 
 use crate::error::Error;
 use crate::settings;
-use crate::shared::{self, BackendSlot, NO_ID, Shared, State, count};
+use crate::shared::{self, BackendSlot, NO_ID, Shared, count};
+use crate::status;
 use crate::time::WallClock;
 use crate::wait::wait;
 use once_cell::sync::OnceCell;
-use pgrx::pg_sys;
 use snowflake_core::sync::Ordering;
 use snowflake_core::{Claim, Clock, Layout, Slots};
 use std::time::{Duration, Instant};
-
-/// How long a backend waits for a keeper that has not opened the allocator: longer
-/// than it takes to start, also on a loaded machine.
-const KEEPER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One backend's access to the node's ids.
 pub(crate) struct Generator {
@@ -143,6 +139,7 @@ impl Generator {
         let begin = Instant::now();
         // How long has been waited for a clock that is behind.
         let mut behind_since = None;
+        let mut asked = None;
         let result = loop {
             match claim {
                 Claim::Ready(slots) => break Ok(slots),
@@ -161,30 +158,17 @@ impl Generator {
                     }
                     wait(by);
                 }
-                Claim::NeedWindow => match self.why_closed() {
-                    Some(error) => break Err(error),
-                    None if begin.elapsed() > KEEPER_TIMEOUT => break Err(Error::KeeperNotReady),
-                    None => wait(1000),
-                },
+                Claim::NeedWindow => {
+                    let asked = asked.get_or_insert_with(|| status::Question::ask(self.shared));
+                    if let Err(error) = asked.wait() {
+                        break Err(error);
+                    }
+                }
                 Claim::TimeExhausted => break Err(Error::TimeExhausted { layout: *self.layout }),
             }
             claim = self.try_claim(n);
         };
         count(&self.slot.wait_time, begin.elapsed().as_micros() as u64);
         result
-    }
-
-    /// Why there is no window; `None` where it is worth waiting for one.
-    fn why_closed(&self) -> Option<Error> {
-        // SAFETY: no arguments; it reads a flag in shared memory.
-        #[allow(unsafe_code)]
-        if unsafe { pg_sys::RecoveryInProgress() } {
-            return Some(Error::Standby);
-        }
-        match self.shared.state() {
-            State::Starting | State::Ready => None,
-            State::NoWorkerId => Some(Error::NoWorkerId { layout: *self.layout }),
-            State::NoDatacenterId => Some(Error::NoDatacenterId { layout: *self.layout }),
-        }
     }
 }

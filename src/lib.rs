@@ -11,9 +11,11 @@ mod error;
 mod functions;
 mod generator;
 mod keeper;
+mod report;
 mod row;
 mod settings;
 mod shared;
+mod status;
 mod time;
 mod wait;
 
@@ -42,3 +44,4 @@ extension_sql_file!("sql/decode.sql", name = "decode", requires = ["generate"]);
 extension_sql_file!("sql/search.sql", name = "search", requires = ["decode"]);
 extension_sql_file!("sql/text.sql", name = "text", requires = ["search"]);
 extension_sql_file!("sql/layouts.sql", name = "layouts", requires = ["text"]);
+extension_sql_file!("sql/keeper.sql", name = "keeper", requires = ["layouts"], finalize);

@@ -17,12 +17,31 @@ static LAYOUT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(
 static EPOCH: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static WORKER_ID: GucSetting<i32> = GucSetting::<i32>::new(-1);
 static DATACENTER_ID: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static DATABASE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"postgres"));
+static RESERVATION: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static MAX_CLOCK_JUMP: GucSetting<i32> = GucSetting::<i32>::new(24 * HOUR);
+static MAX_CLOCK_ERROR: GucSetting<i32> = GucSetting::<i32>::new(0);
+static PROMOTION_GUARD: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static ON_COPY: GucSetting<OnCopy> = GucSetting::<OnCopy>::new(OnCopy::Warn);
 static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(5);
 static MAX_AHEAD: GucSetting<i32> = GucSetting::<i32>::new(0);
 static BACKEND_BLOCK: GucSetting<i32> = GucSetting::<i32>::new(1);
 static MAX_BATCH: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 
+/// In milliseconds.
 const HOUR: i32 = 3_600_000;
+
+/// What becomes of a data directory that may be the copy of a running node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub(crate) enum OnCopy {
+    /// It is said, and ids are made.
+    #[name = c"warn"]
+    Warn,
+    /// No ids.
+    #[name = c"refuse"]
+    Refuse,
+}
 
 /// The greatest value of `snowflake_id.max_batch`: an array of them takes 800 MB, and
 /// PostgreSQL's limit is 1 GB.
@@ -98,6 +117,7 @@ pub(crate) fn define() {
             None,
         );
     }
+    define_keepers(restart);
     GucRegistry::define_int_guc(
         c"snowflake_id.max_wait",
         c"How far the clock may have stepped back and be waited for.",
@@ -141,6 +161,72 @@ pub(crate) fn define() {
     // SAFETY: a string constant.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"snowflake_id".as_ptr()) };
     DEFINING.store(false, Ordering::Relaxed);
+}
+
+/// Defines the settings that only the keeper follows.
+fn define_keepers(restart: impl Fn() -> GucContext) {
+    // SAFETY: as above.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"snowflake_id.database",
+            c"The database in which the keeper keeps this node's record.",
+            c"The extension must exist there. The keeper stays connected to it.",
+            &DATABASE,
+            restart(),
+            GucFlags::default(),
+            Some(check_database),
+            None,
+            None,
+        );
+    }
+    GucRegistry::define_int_guc(
+        c"snowflake_id.reservation",
+        c"How much id-time the keeper reserves at once.",
+        c"The length of a window. A crash costs this much time at most until ids flow again; while ids are made, the record is written about twice in this time.",
+        &RESERVATION,
+        100,
+        HOUR,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.max_clock_jump",
+        c"A jump of the clock forward by more than this is not believed; 0 believes all.",
+        c"Ids stop until the clock is put right, or until snowflake_accept_clock() is called.",
+        &MAX_CLOCK_JUMP,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.max_clock_error",
+        c"No ids while the kernel's estimate of the clock's error is above this; 0 never asks.",
+        c"The kernel's estimate is kept right by a time daemon such as chrony; without one it grows.",
+        &MAX_CLOCK_ERROR,
+        0,
+        HOUR,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.promotion_guard",
+        c"How far beyond the clock a promoted standby begins.",
+        c"Covers what the old primary issued and did not replicate: as much as the two clocks may differ. It also applies where another node's record has this node's number.",
+        &PROMOTION_GUARD,
+        0,
+        HOUR,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"snowflake_id.on_copy",
+        c"What becomes of a data directory that may be the copy of a running node's.",
+        c"warn says so in the log and in the view snowflake_status; refuse makes no ids there.",
+        &ON_COPY,
+        restart(),
+        GucFlags::default(),
+    );
 }
 
 // How the code reads them
@@ -187,6 +273,41 @@ pub(crate) fn worker_id() -> Option<u32> {
 /// The datacenter id; `None` where it is not set.
 pub(crate) fn datacenter_id() -> Option<u32> {
     u32::try_from(DATACENTER_ID.get()).ok()
+}
+
+/// The database of the keeper.
+pub(crate) fn database() -> String {
+    DATABASE.get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The length of a window, in microseconds.
+pub(crate) fn reservation() -> u64 {
+    micros(&RESERVATION)
+}
+
+/// The greatest jump of the clock forward that is believed, in microseconds.
+pub(crate) fn max_clock_jump() -> Option<u64> {
+    Some(micros(&MAX_CLOCK_JUMP)).filter(|&max| max > 0)
+}
+
+/// The greatest error of the clock with which ids are made, in microseconds.
+pub(crate) fn max_clock_error() -> Option<u64> {
+    Some(micros(&MAX_CLOCK_ERROR)).filter(|&max| max > 0)
+}
+
+/// How far beyond the clock a promoted standby begins, in microseconds.
+pub(crate) fn promotion_guard() -> u64 {
+    micros(&PROMOTION_GUARD)
+}
+
+/// What becomes of a copy.
+pub(crate) fn on_copy() -> OnCopy {
+    ON_COPY.get()
+}
+
+/// A setting in milliseconds that is never negative, in microseconds.
+fn micros(setting: &GucSetting<i32>) -> u64 {
+    setting.get() as u64 * 1000
 }
 
 /// How far a clock may have stepped back and be waited for.
@@ -242,6 +363,19 @@ unsafe extern "C-unwind" fn check_epoch(
     // SAFETY: as in `check_layout`.
     let text = unsafe { given(value) };
     accept("snowflake_id.epoch", text, parse_epoch(text).map(|_| ()))
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_database(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: as in `check_layout`.
+    let name = unsafe { given(value) };
+    let fits = (1..pg_sys::NAMEDATALEN as usize).contains(&name.len());
+    let result = if fits { Ok(()) } else { Err(Error::BadDatabase) };
+    accept("snowflake_id.database", name, result)
 }
 
 #[pg_guard]

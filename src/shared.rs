@@ -5,36 +5,22 @@
 //! after a crash of one (PostgreSQL then makes all shared memory anew). It always
 //! begins closed: no id leaves before the keeper has opened it.
 //!
-//! There is no lock. Of [`Shared`], the allocator says itself who writes what; the
-//! state is written by the keeper alone. A slot is written by its backend alone and
+//! There is no lock. Of [`Shared`], allocator and report say themselves who writes what. A slot is written by its backend alone and
 //! read by anyone: relaxed atomics, no read-modify-write.
 #![allow(unsafe_code)]
 
+use crate::report::Report;
 use pgrx::prelude::*;
 use snowflake_core::sync::{AtomicI64, AtomicU64, CacheLine, Ordering};
 use snowflake_core::{Allocator, Slots};
-use std::sync::atomic::{AtomicPtr, AtomicU32};
+use std::sync::atomic::AtomicPtr;
 
 /// What all backends of the node share.
 #[repr(C, align(128))]
 pub(crate) struct Shared {
     pub(crate) allocator: Allocator,
-    state: CacheLine<AtomicU32>,
+    pub(crate) report: CacheLine<Report>,
     backends: usize,
-}
-
-/// Whether ids can be had, and why not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum State {
-    /// The keeper has not opened the allocator yet.
-    Starting = 0,
-    /// Ids flow.
-    Ready = 1,
-    /// `snowflake_id.worker_id` is not set.
-    NoWorkerId = 2,
-    /// The layout has a datacenter field and `snowflake_id.datacenter_id` is not set.
-    NoDatacenterId = 3,
 }
 
 /// What one backend alone writes. On cache lines of its own.
@@ -58,19 +44,15 @@ pub(crate) struct BackendSlot {
 pub(crate) const NO_ID: i64 = -1;
 
 impl Shared {
-    pub(crate) fn state(&self) -> State {
-        match self.state.0.load(Ordering::Acquire) {
-            1 => State::Ready,
-            2 => State::NoWorkerId,
-            3 => State::NoDatacenterId,
-            _ => State::Starting,
+    /// Wakes the keeper, if there is one.
+    pub(crate) fn wake_keeper(&self) {
+        let latch = self.report.0.latch.load(Ordering::Acquire);
+        if !latch.is_null() {
+            // SAFETY: the keeper stored its process's latch, which lies in shared memory for as
+            // long as the server runs. If the keeper has ended, another process may have got the
+            // latch: it wakes once for nothing, as every process must expect.
+            unsafe { pg_sys::SetLatch(latch) };
         }
-    }
-
-    /// For the keeper. Published before the allocator is opened and after it is
-    /// closed, so that a backend that is refused finds the reason.
-    pub(crate) fn set_state(&self, state: State) {
-        self.state.0.store(state as u32, Ordering::Release);
     }
 
     fn slots(&self) -> &[BackendSlot] {

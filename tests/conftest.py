@@ -35,6 +35,8 @@ def _settings(postgres, extension):
 def server(installation):
     """A server with worker id 1 for all tests that leave its settings alone."""
     with Server(installation, _settings(None, {})) as server:
+        # In the keeper's database; the tests use others.
+        server.psql("CREATE EXTENSION snowflake_id")
         yield server
     assert server.crashes() == []
 

@@ -107,7 +107,7 @@ def tour():
 
 
 def show(tour):
-    tour.step("The extension", "One statement per database.")
+    tour.step("The extension", "One statement per database; this one, postgres, also has the node's record.")
     tour.sql("CREATE EXTENSION snowflake_id;")
 
     tour.step(
@@ -203,7 +203,8 @@ or the same in psql, as a superuser:
   LOAD 'snowflake_id';
   ALTER SYSTEM SET snowflake_id.worker_id = 1;
 
-Restart the server (for example: sudo systemctl restart postgresql), then in your database:
+Restart the server (for example: sudo systemctl restart postgresql), then in the database postgres,
+where the node keeps its record, and in your own:
 
   CREATE EXTENSION snowflake_id;
   CREATE TABLE orders (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), customer text);

@@ -1,22 +1,41 @@
-//! The keeper: the one background worker of a node. It alone opens the allocator
-//! for the node's worker id, when recovery has ended and whenever the
-//! configuration is reloaded.
+//! The keeper: the one background worker of a node. It alone opens the allocator, for a window
+//! of id-time that it has reserved before, durably, for the node's number.
 //!
-//! That one process applies a changed worker id is what makes the change safe: backends
-//! notice a reload one after the other, and datacenter and worker id change together.
+//! It looks at the clock, the configuration and the allocator: four times in a window while ids
+//! are being made, once a second otherwise, and whenever a backend asks. A look ends with ids
+//! or with a [`Verdict`] that says why there are none; backends report that.
+//!
+//! That one process applies a changed worker id is what makes the change safe: backends notice
+//! a reload one after the other, and datacenter and worker id change together.
 
-use crate::settings;
-use crate::shared::{Shared, State, shared};
-use crate::time::WallClock;
-use pgrx::bgworkers::{
-    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
-};
+mod clock;
+mod high_water;
+mod signals;
+
+use crate::error::Error;
+use crate::report::{Report, State, Verdict};
+use crate::settings::{self, OnCopy};
+use crate::shared::{Shared, shared};
+use crate::status;
+use crate::time::{shown, uptime};
+use clock::Reading;
+use high_water::{Failure, Home, Mark, Stored};
+use once_cell::unsync::OnceCell;
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
-use snowflake_core::{Clock, Field, Layout, Lease};
+use snowflake_core::window::{self, Beginning, Conflict, LayoutChanged, Number, Record};
+use snowflake_core::{ClockWatch, Field, Layout, Lease};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A keeper that ended is started again after this time.
 const RESTART_TIME: Duration = Duration::from_secs(1);
+/// The longest time between two attempts to connect.
+const LONGEST_PAUSE: u32 = 10;
+/// How often it looks while nothing happens.
+const IDLE: Duration = Duration::from_secs(1);
+/// How often it looks at most while there are no ids, however many ask.
+const REFUSING: Duration = Duration::from_millis(100);
 
 /// Has the postmaster start the keeper; for `_PG_init` while preloading.
 pub(crate) fn register() {
@@ -24,7 +43,7 @@ pub(crate) fn register() {
         .set_type("snowflake_id keeper")
         .set_library("snowflake_id")
         .set_function("snowflake_id_keeper_main")
-        .enable_shmem_access(None)
+        .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(RESTART_TIME))
         .load();
@@ -35,19 +54,14 @@ pub(crate) fn register() {
 #[unsafe(no_mangle)]
 #[allow(unsafe_code)]
 pub extern "C-unwind" fn snowflake_id_keeper_main(_argument: pg_sys::Datum) {
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    signals::install();
     // The postmaster made both before it started this process.
-    let (Some(shared), Ok(layout)) = (shared(), settings::layout()) else { return };
-    let mut applied = None;
-    loop {
-        applied = Some(apply(shared, layout, applied));
-        if !BackgroundWorker::wait_latch(None) {
-            break;
+    if let (Some(shared), Ok(layout)) = (shared(), settings::layout()) {
+        connect(&shared.report.0);
+        if !signals::stop_requested() {
+            Keeper::new(shared, layout).run();
         }
-        if BackgroundWorker::sighup_received() {
-            // SAFETY: the context is that of a reload, as in PostgreSQL's own workers.
-            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
-        }
+        shared.report.0.pid.store(0, Ordering::Relaxed);
     }
     // A background worker that returns, or exits with 0, is never started again: it
     // would be missed by a node that was told to end only this process.
@@ -55,67 +69,399 @@ pub extern "C-unwind" fn snowflake_id_keeper_main(_argument: pg_sys::Datum) {
     unsafe { pg_sys::proc_exit(1) };
 }
 
-/// The numbers that the allocator was opened for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    datacenter_id: Option<u32>,
-    worker_id: Option<u32>,
+/// Connects to the keeper's database. PostgreSQL ends the process where that fails, and starts
+/// it again: here, after pauses that grow.
+#[allow(unsafe_code)]
+fn connect(report: &Report) {
+    let failed = report.failed_connections.load(Ordering::Relaxed);
+    report.set_verdict(&if failed > 0 { State::NoDatabase } else { State::Starting }.into());
+    if failed > 1 {
+        let pause = Duration::from_secs(failed.min(LONGEST_PAUSE).into()) - RESTART_TIME;
+        signals::rest(pause, pause);
+    }
+    if signals::stop_requested() {
+        return;
+    }
+    report.failed_connections.store(failed.saturating_add(1), Ordering::Relaxed);
+    high_water::connect(&settings::database());
+    report.failed_connections.store(0, Ordering::Relaxed);
+    // SAFETY: both are set for the life of the process.
+    let (pid, latch) = unsafe { (pg_sys::MyProcPid, pg_sys::MyLatch) };
+    report.latch.store(latch, Ordering::Release);
+    report.pid.store(pid, Ordering::Relaxed);
 }
 
-/// Opens the allocator for the configured node, or closes it and says why.
-fn apply(shared: &Shared, layout: &Layout, applied: Option<Identity>) -> Identity {
-    let identity =
-        Identity { datacenter_id: settings::datacenter_id(), worker_id: settings::worker_id() };
-    if applied == Some(identity) {
-        return identity;
-    }
-    match node(layout, identity) {
-        Ok(node) => {
-            shared.set_state(State::Ready);
-            let lease = Lease { node, floor: floor(layout), limit: u64::MAX };
-            shared.allocator.change_lease(layout, lease);
-            log!("snowflake_id: ids flow with {identity}");
-        }
-        Err(state) => {
-            shared.allocator.close();
-            shared.set_state(state);
-            let setting = match state {
-                State::NoDatacenterId => "datacenter_id",
-                _ => "worker_id",
-            };
-            log!("snowflake_id: no ids, snowflake_id.{setting} is not set");
-        }
-    }
-    identity
+struct Keeper {
+    shared: &'static Shared,
+    layout: &'static Layout,
+    boot_id: String,
+    home: OnceCell<Home>,
+    watch: Option<ClockWatch>,
+    /// The lease that this process has opened.
+    open: Option<Open>,
+    /// The number that is to be opened, and since when: the wall clock.
+    opening: Option<(Number, i64)>,
+    /// What the log says last.
+    logged: Option<(State, Option<Number>)>,
 }
 
-/// The node's number; why there is none.
-fn node(layout: &Layout, identity: Identity) -> Result<u64, State> {
-    let worker_id = identity.worker_id.ok_or(State::NoWorkerId)?;
-    if identity.datacenter_id.is_none() && layout.bits(Field::Datacenter) > 0 {
+/// How long the keeper rests before the next look.
+#[derive(Clone, Copy)]
+struct Pause {
+    /// Even if it is asked.
+    at_least: Duration,
+    /// If nobody asks.
+    at_most: Duration,
+}
+
+impl Pause {
+    const fn up_to(at_most: Duration) -> Self {
+        Self { at_least: Duration::ZERO, at_most }
+    }
+
+    /// While there are no ids to be had: however many ask, not more often than that.
+    fn unless_asked(at_most: Duration) -> Self {
+        Self { at_least: REFUSING.min(at_most), at_most }
+    }
+
+    fn while_made() -> Self {
+        Self::up_to(Duration::from_micros(settings::reservation() / 4))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Open {
+    number: Number,
+    node: u64,
+    /// Where the cursor was at the last look.
+    cursor: u64,
+}
+
+impl Keeper {
+    fn new(shared: &'static Shared, layout: &'static Layout) -> Self {
+        Self {
+            shared,
+            layout,
+            boot_id: clock::boot_id(),
+            home: OnceCell::new(),
+            watch: None,
+            open: None,
+            opening: None,
+            logged: None,
+        }
+    }
+
+    fn run(mut self) {
+        while !signals::stop_requested() {
+            if BackgroundWorker::sighup_received() {
+                // SAFETY: the context is that of a reload, as in PostgreSQL's own workers.
+                #[allow(unsafe_code)]
+                unsafe {
+                    pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP)
+                };
+            }
+            let report = &self.shared.report.0;
+            let asked = report.asked();
+            let reading = Reading::take();
+            report_clock(report, &reading);
+            let pause = self.look(&reading).unwrap_or_else(|verdict| {
+                self.say(&verdict);
+                Pause::unless_asked(IDLE)
+            });
+            report.looked_at.store(reading.now, Ordering::Relaxed);
+            report.heartbeat.store(uptime(), Ordering::Relaxed);
+            report.answer(asked);
+            signals::rest(pause.at_least, pause.at_most);
+        }
+        self.close();
+    }
+
+    /// One look: opens or extends the window, and says when to look again; or why there are
+    /// no ids.
+    fn look(&mut self, reading: &Reading) -> Result<Pause, Verdict> {
+        let number =
+            Number { datacenter_id: settings::datacenter_id(), worker_id: settings::worker_id() };
+        let node = match node(self.layout, number) {
+            Ok(node) => node,
+            Err(state) => {
+                self.end_lease();
+                return Err(state.into());
+            }
+        };
+        match self.open.filter(|open| open.number == number) {
+            Some(open) => {
+                self.check_clock(reading, &[])?;
+                self.extend(open, reading)
+            }
+            None => self.begin(number, node, reading),
+        }
+    }
+
+    /// Opens the allocator for a number: at the start, and when it was changed. A number that is
+    /// open already stays so until the new one is reserved.
+    fn begin(&mut self, number: Number, node: u64, reading: &Reading) -> Result<Pause, Verdict> {
+        let home = self.home()?.clone();
+        let report = &self.shared.report.0;
+        let stored = high_water::read()?;
+        self.check_clock(reading, &stored)?;
+
+        let since = match self.opening {
+            Some((opening, since)) if opening == number => since,
+            _ => self.opening.insert((number, reading.now)).1,
+        };
+        let records = records(&stored);
+        let (guard, max_ahead) = (settings::promotion_guard(), settings::max_ahead());
+        let beginning = Beginning {
+            node: &home.name,
+            number,
+            layout: self.layout,
+            timeline: home.timeline,
+            since,
+            max_ahead,
+            guard,
+            running: self.open.is_some(),
+        };
+        let start = window::start(&records, &beginning).map_err(|LayoutChanged(record)| {
+            let was = format!("\"{}\" with epoch {}", record.layout, shown(Some(record.epoch)));
+            Verdict::of(State::LayoutChanged, 0, was)
+        })?;
+        self.warn(start.conflict, &stored);
+        let copy = start.conflict.filter(|conflict| conflict.copy);
+        if let Some(copy) = copy.filter(|_| settings::on_copy() == OnCopy::Refuse) {
+            return Err(Verdict::of(State::Copy, 0, described(copy.record, &stored)));
+        }
+
+        let wait = window::until(self.layout, reading.now, start.floor, max_ahead);
+        if wait > window::patience(self.layout, settings::reservation(), guard) {
+            return Err(Verdict::of(State::ClockBehind, wait, ""));
+        }
+        if wait > 0 {
+            if self.open.is_none() {
+                let until = reading.now.saturating_add_unsigned(wait);
+                report.set_verdict(&Verdict::of(State::Starting, until as u64, ""));
+            }
+            return Ok(Pause::unless_asked(Duration::from_micros(wait).min(IDLE)));
+        }
+        let cursor = self.shared.allocator.position(self.layout).cursor.max(start.floor);
+        let limit = self.reserve(number, node, cursor, 0, reading)?;
+        self.shared.allocator.change_lease(self.layout, Lease { node, floor: start.floor, limit });
+        self.open = Some(Open { number, node, cursor });
+        self.opening = None;
+        self.say(&State::Ready.into());
+        Ok(Pause::while_made())
+    }
+
+    /// Reserves more while ids are being made, or were asked for.
+    fn extend(&mut self, open: Open, reading: &Reading) -> Result<Pause, Verdict> {
+        let position = self.shared.allocator.position(self.layout);
+        let reservation = settings::reservation();
+        let remaining =
+            window::remaining(self.layout, reading.now, position.cursor, position.limit);
+        let asked = !self.shared.report.0.is_answered(self.shared.report.0.asked());
+        let made = position.cursor != open.cursor;
+        if (made || asked) && remaining < reservation / 2 {
+            let used = window::time_of_slot(self.layout, position.cursor)
+                - window::time_of_slot(self.layout, open.cursor);
+            let used = u64::try_from(used).unwrap_or(0);
+            let limit = self.reserve(open.number, open.node, position.cursor, used, reading)?;
+            self.shared.allocator.extend(self.layout, limit);
+            self.look_for_conflict(open.number)?;
+        }
+        self.open = Some(Open { cursor: position.cursor, ..open });
+        self.say(&State::Ready.into());
+        Ok(if made || asked { Pause::while_made() } else { Pause::up_to(IDLE) })
+    }
+
+    /// Writes the record of a window that begins at `cursor`, and returns its end.
+    fn reserve(
+        &self,
+        number: Number,
+        node: u64,
+        cursor: u64,
+        used: u64,
+        reading: &Reading,
+    ) -> Result<u64, Verdict> {
+        // Ids that run ahead of the clock use up windows faster than it does: then as much is
+        // reserved as they will use until the next looks.
+        let end = window::end(
+            self.layout,
+            reading.now,
+            cursor,
+            settings::reservation(),
+            used.saturating_mul(4),
+            settings::max_ahead(),
+        );
+        let end = end.max(self.shared.allocator.position(self.layout).limit);
+        self.write(number, node, end, reading)?;
+        Ok(end)
+    }
+
+    fn write(&self, number: Number, node: u64, end: u64, reading: &Reading) -> Result<(), Failure> {
+        let (home, report) = (self.home()?, &self.shared.report.0);
+        let trusted = self.watch.map_or(reading.booted_at, |watch| watch.booted_at());
+        report.writing_since.store(reading.now, Ordering::Relaxed);
+        let written = high_water::write(&Mark {
+            layout: self.layout,
+            number,
+            node,
+            end,
+            boot_id: &self.boot_id,
+            booted_at: trusted,
+            now: reading.now,
+            home,
+        });
+        report.writing_since.store(0, Ordering::Relaxed);
+        written
+    }
+
+    /// Who and where this node is.
+    fn home(&self) -> Result<&Home, Failure> {
+        self.home.get_or_try_init(|| {
+            let home = Home::find()?;
+            let report = &self.shared.report.0;
+            report.set_node(&home.name.to_string());
+            report.timeline.store(home.timeline, Ordering::Relaxed);
+            Ok(home)
+        })
+    }
+
+    /// Whether the clock can be believed. The first look compares it with the record that this
+    /// node wrote since the machine was started.
+    fn check_clock(&mut self, reading: &Reading, stored: &[Stored]) -> Result<(), Verdict> {
+        let watch = self.watch.get_or_insert_with(|| {
+            let name = self.home.get().map(|home| &home.name);
+            let own = stored.iter().filter(|stored| {
+                Some(&stored.record.node) == name && stored.boot_id == self.boot_id
+            });
+            let trusted = own.map(|stored| stored.booted_at).max();
+            ClockWatch::new(trusted.unwrap_or(reading.booted_at))
+        });
+        let report = &self.shared.report.0;
+        if report.take_accept_clock() {
+            watch.accept(reading.booted_at);
+        }
+        let jump = watch.look(reading.booted_at, settings::max_clock_jump());
+        report.clock_jump.store(jump.err().unwrap_or(0) as i64, Ordering::Relaxed);
+        jump.map_err(|by| Verdict::of(State::ClockJumped, by, ""))?;
+        let error = reading.error.max(0) as u64;
+        if settings::max_clock_error().is_some_and(|max| error > max) {
+            return Err(Verdict::of(State::ClockError, error, ""));
+        }
+        Ok(())
+    }
+
+    /// Another node with the same number may come to be known while this one runs: logical
+    /// replication brings its record.
+    fn look_for_conflict(&self, number: Number) -> Result<(), Failure> {
+        let home = self.home()?;
+        let stored = high_water::read()?;
+        let records = records(&stored);
+        self.warn(window::conflict(&records, &home.name, number, home.timeline), &stored);
+        Ok(())
+    }
+
+    /// Says whose record has this node's number, once.
+    fn warn(&self, conflict: Option<Conflict<'_>>, stored: &[Stored]) {
+        let report = &self.shared.report.0;
+        let name = conflict.map(|conflict| conflict.record.node.to_string()).unwrap_or_default();
+        if report.conflict() == name {
+            return;
+        }
+        report.set_conflict(&name);
+        if let Some(conflict) = conflict {
+            Error::WorkerIdInUse {
+                by: described(conflict.record, stored),
+                copy: conflict.copy,
+                updated_at: conflict.record.updated_at,
+            }
+            .report(PgLogLevel::WARNING, "snowflake_id: ");
+        }
+    }
+
+    /// Publishes a verdict, and logs it if it is a new one.
+    fn say(&mut self, verdict: &Verdict) {
+        self.shared.report.0.set_verdict(verdict);
+        let now = (verdict.state, self.open.map(|open| open.number));
+        if self.logged == Some(now) {
+            return;
+        }
+        self.logged = Some(now);
+        match status::why_not(&self.shared.report.0) {
+            Some(error) => error.report(PgLogLevel::WARNING, "snowflake_id: no ids: "),
+            None => {
+                let number = now.1.unwrap_or_default();
+                log!("snowflake_id: ids flow with {}", Numbered(number));
+            }
+        }
+    }
+
+    /// Takes the allocator away, for good or until there is a number again.
+    fn end_lease(&mut self) -> Option<(Open, u64)> {
+        let open = self.open.take()?;
+        Some((open, self.shared.allocator.end_lease(self.layout)))
+    }
+
+    /// The end in peace: records exactly what was issued, so that the next start waits for
+    /// nothing.
+    fn close(mut self) {
+        self.shared.report.0.set_verdict(&State::Starting.into());
+        let Some((open, end)) = self.end_lease() else { return };
+        high_water::wait_for_no_standby();
+        if let Err(failure) = self.write(open.number, open.node, end, &Reading::take()) {
+            // The old record stands: the next start is as after a crash.
+            let verdict = Verdict::from(failure);
+            log!("snowflake_id: could not record the last id: {}", verdict.text);
+        }
+    }
+}
+
+impl From<Failure> for Verdict {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoExtension => State::NoExtension.into(),
+            Failure::Failed(why) => Self::of(State::CannotReserve, 0, why),
+        }
+    }
+}
+
+fn records(stored: &[Stored]) -> Vec<Record> {
+    stored.iter().map(|stored| stored.record.clone()).collect()
+}
+
+/// A record's node, with where it is.
+fn described(record: &Record, stored: &[Stored]) -> String {
+    let home = stored.iter().find(|stored| stored.record == *record);
+    format!("{} ({})", record.node, home.map_or("", |stored| &stored.home))
+}
+
+fn report_clock(report: &Report, reading: &Reading) {
+    report.clock_error.store(reading.error, Ordering::Relaxed);
+    report.clock_offset.store(reading.offset, Ordering::Relaxed);
+    report.clock_synchronized.store(reading.synchronized, Ordering::Relaxed);
+}
+
+/// The node's number as one; why there is none.
+fn node(layout: &Layout, number: Number) -> Result<u64, State> {
+    let worker_id = number.worker_id.ok_or(State::NoWorkerId)?;
+    if number.datacenter_id.is_none() && layout.bits(Field::Datacenter) > 0 {
         return Err(State::NoDatacenterId);
     }
     // A number for a field that the layout does not have is 0, and is not part of the id.
     let of = |field, id: Option<u32>| id.filter(|_| layout.bits(field) > 0);
     layout
-        .node(of(Field::Datacenter, identity.datacenter_id), of(Field::Worker, Some(worker_id)))
+        .node(of(Field::Datacenter, number.datacenter_id), of(Field::Worker, Some(worker_id)))
         // The check hooks refuse numbers that do not fit.
         .map_err(|_| State::NoWorkerId)
 }
 
-/// Where a lease begins: behind the present tick, which this node, or the one that had
-/// the number before, may have issued from.
-fn floor(layout: &Layout) -> u64 {
-    // Before the epoch nothing was issued; behind the end nothing will be.
-    let tick = layout.tick_at(WallClock.now()).map_or(0, |tick| tick + 1);
-    layout.first_slot(tick)
-}
+/// A node's number in words.
+struct Numbered(Number);
 
-impl std::fmt::Display for Identity {
+impl std::fmt::Display for Numbered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(datacenter_id) = self.datacenter_id {
+        if let Some(datacenter_id) = self.0.datacenter_id {
             write!(f, "datacenter id {datacenter_id}, ")?;
         }
-        write!(f, "worker id {}", self.worker_id.unwrap_or_default())
+        write!(f, "worker id {}", self.0.worker_id.unwrap_or_default())
     }
 }

@@ -67,6 +67,7 @@ def test_eight_sessions_in_two_databases(start_server, connect, tmp_path, block)
     """
     server = start_server(backend_block=block)
     admin = connect(server)
+    admin.execute("CREATE EXTENSION snowflake_id")
     for name in "one", "two":
         admin.execute(f"CREATE DATABASE {name}")
         connect(server, name).execute("CREATE EXTENSION snowflake_id")

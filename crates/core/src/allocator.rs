@@ -33,7 +33,7 @@
 //!
 //! # Taking a lease away
 //!
-//! [`Allocator::change_lease`] closes the limit, then swaps the cursor. A claim
+//! [`Allocator::change_lease`] and [`Allocator::end_lease`] close the limit, then change the cursor. A claim
 //! that had read the old limit either swaps the cursor before the keeper does,
 //! and is counted in the cursor that the keeper gets back, or fails its swap and
 //! starts over, sees the new node and the limit that belongs to it. So after the
@@ -79,6 +79,17 @@ pub struct Lease {
     pub limit: u64,
 }
 
+/// Where an allocator stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The number of the node that owns it, see [`Layout::node`].
+    pub node: u64,
+    /// The next slot that has not been claimed.
+    pub cursor: u64,
+    /// The first slot that may not be issued now; 0 where none may.
+    pub limit: u64,
+}
+
 /// What came of a claim, and what the caller must do if it got nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -116,7 +127,7 @@ impl Allocator {
             let Some(present) = first_present_slot(layout, now) else {
                 return Claim::TimeExhausted;
             };
-            let (node, slot) = (cursor >> bits, cursor & last_slot(layout));
+            let (node, slot) = (cursor >> bits, cursor & layout.last_slot());
             let limit = self.limit_of(layout, node);
             let start = slot.max(present);
             let taken = start.saturating_add(n.max(1)).min(end_of_tick(layout, start)).min(limit);
@@ -156,24 +167,61 @@ impl Allocator {
     /// For one process, the keeper.
     pub fn change_lease(&self, layout: &Layout, lease: Lease) -> u64 {
         self.close();
-        let bits = layout.slot_bits();
+        let end = self.move_cursor(layout, |end| (lease.node, end.max(lease.floor)));
+        self.publish(layout, lease.node, lease.limit);
+        end
+    }
+
+    /// Ends the lease, and leaves the allocator closed. Returns the end of what was issued,
+    /// as [`Self::change_lease`] does.
+    ///
+    /// For one process, the keeper.
+    pub fn end_lease(&self, layout: &Layout) -> u64 {
+        self.close();
+        let node = self.position(layout).node;
+        // A claim that is under way fails only if the cursor changes: one slot is dropped.
+        self.move_cursor(layout, |end| (node, end + 1))
+    }
+
+    /// Moves the limit of the lease forward.
+    ///
+    /// For one process, the keeper, which has reserved what lies before the new limit. It
+    /// does nothing without a lease, and never takes anything away.
+    pub fn extend(&self, layout: &Layout, limit: u64) {
+        let position = self.position(layout);
+        if position.limit > 0 && limit > position.limit {
+            self.publish(layout, position.node, limit);
+        }
+    }
+
+    /// Where the allocator stands. The two words are read one after the other.
+    pub fn position(&self, layout: &Layout) -> Position {
+        let cursor = self.cursor.0.load(Ordering::Acquire);
+        let (node, cursor) = (cursor >> layout.slot_bits(), cursor & layout.last_slot());
+        Position { node, cursor, limit: self.limit_of(layout, node) }
+    }
+
+    fn publish(&self, layout: &Layout, node: u64, limit: u64) {
+        let limit = limit.min(layout.last_slot());
+        self.limit.0.store(node << layout.slot_bits() | limit, Ordering::Release);
+    }
+
+    /// Moves the cursor to a node and a slot, given the slot where it stands, which is returned.
+    fn move_cursor(&self, layout: &Layout, to: impl Fn(u64) -> (u64, u64)) -> u64 {
         let mut cursor = self.cursor.0.load(Ordering::Acquire);
-        let end = loop {
-            let end = cursor & last_slot(layout);
-            let floor = end.max(lease.floor.min(last_slot(layout)));
+        loop {
+            let end = cursor & layout.last_slot();
+            let (node, slot) = to(end);
             match self.cursor.0.compare_exchange_weak(
                 cursor,
-                lease.node << bits | floor,
+                node << layout.slot_bits() | slot.min(layout.last_slot()),
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => break end,
+                Ok(_) => return end,
                 Err(current) => cursor = current,
             }
-        };
-        let limit = lease.limit.min(last_slot(layout));
-        self.limit.0.store(lease.node << bits | limit, Ordering::Release);
-        end
+        }
     }
 
     /// Whether slots that were claimed earlier may be issued now: the window that they
@@ -199,23 +247,15 @@ impl Allocator {
     #[inline]
     fn limit_of(&self, layout: &Layout, node: u64) -> u64 {
         let limit = self.limit.0.load(Ordering::Acquire);
-        if limit >> layout.slot_bits() == node { limit & last_slot(layout) } else { 0 }
+        if limit >> layout.slot_bits() == node { limit & layout.last_slot() } else { 0 }
     }
 
-    /// Takes the window away: claims get [`Claim::NeedWindow`]. A claim that is
-    /// under way may still succeed; [`Self::change_lease`] is what ends a lease.
-    pub fn close(&self) {
+    /// Takes the window away: claims get [`Claim::NeedWindow`], but one that is under way
+    /// may still succeed.
+    fn close(&self) {
         // Limit 0 of node 0 lets nothing pass, for any node.
         self.limit.0.store(0, Ordering::Release);
     }
-}
-
-/// The greatest number that a slot has room for. It serves as the mask of the
-/// slot in a word and as the greatest exclusive end, so the last slot of the
-/// last tick is never issued: else the end would need one more bit.
-#[inline]
-const fn last_slot(layout: &Layout) -> u64 {
-    (1 << layout.slot_bits()) - 1
 }
 
 /// The clock's reading in microseconds since the layout's epoch.
@@ -235,7 +275,7 @@ fn first_present_slot(layout: &Layout, now: i64) -> Option<u64> {
 /// The end of the tick that a slot is of.
 #[inline]
 fn end_of_tick(layout: &Layout, slot: u64) -> u64 {
-    layout.first_slot(layout.tick_of_slot(slot) + 1).min(last_slot(layout))
+    layout.first_slot(layout.tick_of_slot(slot) + 1).min(layout.last_slot())
 }
 
 /// Microseconds until a slot's tick begins or, with `max_ahead`, until it is no farther
@@ -254,9 +294,9 @@ fn wait_for(layout: &Layout, slot: u64, now: i64, max_ahead: u64) -> u64 {
 #[cold]
 fn refusal(layout: &Layout, start: u64, limit: u64, wait: u64) -> Claim {
     // Without a window at all, waiting for the clock would be in vain.
-    if limit == 0 || (wait == 0 && start < last_slot(layout)) {
+    if limit == 0 || (wait == 0 && start < layout.last_slot()) {
         Claim::NeedWindow
-    } else if start >= last_slot(layout) {
+    } else if start >= layout.last_slot() {
         Claim::TimeExhausted
     } else if wait <= layout.tick_length() {
         // The present tick is used up. A clock that stepped back by less than a tick
@@ -335,7 +375,7 @@ mod tests {
         let layout = Layout::parse("default", Some(0)).expect("a preset");
         let allocator = Allocator::default();
         allocator.change_lease(&layout, Lease { node: 1, floor: 0, limit: u64::MAX });
-        let word = 2 << layout.slot_bits() | last_slot(&layout);
+        let word = 2 << layout.slot_bits() | layout.last_slot();
         allocator.limit.0.store(word, Ordering::Relaxed);
         let claim = allocator.claim(&layout, &ManualClock::new(1_000_000), 1, 0);
         assert_eq!(claim, Claim::NeedWindow);

@@ -383,6 +383,15 @@ impl Layout {
         Ok(datacenter << self.worker.bits | worker)
     }
 
+    /// The part of a node's number that a field holds; `None` where there is no such field.
+    pub const fn number_in(&self, field: Field, node: u64) -> Option<u64> {
+        match field {
+            Field::Datacenter if self.datacenter.bits > 0 => Some(node >> self.worker.bits),
+            Field::Worker if self.worker.bits > 0 => Some(node & self.worker.max()),
+            _ => None,
+        }
+    }
+
     /// Bits of a slot: tick and sequence.
     #[inline]
     pub(crate) const fn slot_bits(&self) -> u32 {
@@ -399,6 +408,20 @@ impl Layout {
     #[inline]
     pub const fn tick_of_slot(&self, slot: u64) -> u64 {
         slot >> self.sequence.bits
+    }
+
+    /// The slot of an id.
+    pub fn slot_of(&self, id: i64) -> Result<u64, FieldError> {
+        let fields = self.unpack(id)?;
+        Ok(self.first_slot(fields.tick) | u64::from(fields.sequence.unwrap_or(0)))
+    }
+
+    /// The greatest number that a slot has room for. It serves as the mask of the
+    /// slot in a word and as the greatest exclusive end, so the last slot of the
+    /// last tick is never issued: else the end would need one more bit.
+    #[inline]
+    pub(crate) const fn last_slot(&self) -> u64 {
+        (1 << self.slot_bits()) - 1
     }
 
     /// Ticks in so many microseconds since the epoch, rounded down.

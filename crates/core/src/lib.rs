@@ -3,7 +3,9 @@
 //! * [`layout`]: which fields an id has, in which order and how wide, with
 //!   epoch and tick length; packing and unpacking.
 //! * [`allocator`]: the lock-free claim of the next slots of a node.
+//! * [`window`]: what a node reserves before it issues from it, and where it may begin.
 //! * [`clock`]: where the time comes from.
+//! * [`clock_watch`]: whether a jump of the wall clock is to be believed.
 //! * [`text`]: base62 and base32 forms of an id.
 //!
 //! The words are those of `docs/ARCHITECTURE.md`: a *tick* is the id's time
@@ -13,12 +15,15 @@
 
 pub mod allocator;
 pub mod clock;
+pub mod clock_watch;
 pub mod error;
 pub mod layout;
 pub mod sync;
 pub mod text;
+pub mod window;
 
-pub use allocator::{Allocator, Claim, Lease, Slots};
+pub use allocator::{Allocator, Claim, Lease, Position, Slots};
 pub use clock::{Clock, ManualClock};
+pub use clock_watch::ClockWatch;
 pub use error::{FieldError, LayoutError, TextError, TimeError};
 pub use layout::{Field, Fields, Layout, Preset};

@@ -3,7 +3,7 @@
 #![cfg(not(loom))]
 
 use proptest::prelude::*;
-use snowflake_core::{Allocator, Claim, Clock, Field, Layout, Lease, ManualClock};
+use snowflake_core::{Allocator, Claim, Clock, Field, Layout, Lease, ManualClock, Position};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,7 +33,7 @@ fn a_closed_allocator_gives_nothing() {
     assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 0), Claim::NeedWindow);
     assert_eq!(claim(&allocator, &layout, 1, -1, 0), Claim::NeedWindow);
     let allocator = open(&layout, 7);
-    allocator.close();
+    allocator.end_lease(&layout);
     assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 0), Claim::NeedWindow);
 }
 
@@ -180,8 +180,44 @@ fn leftover_slots_are_good_while_their_tick_and_lease_last() {
     assert!(!may_issue(7_000_999, 0));
     allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: u64::MAX });
     assert!(may_issue(7_000_999, 0));
-    allocator.close();
+    allocator.end_lease(&layout);
     assert!(!may_issue(7_000_999, 0));
+}
+
+#[test]
+fn a_window_is_issued_to_its_end_and_extended() {
+    let (layout, allocator) = (layout(), Allocator::default());
+    let limit = |tick, sequence| layout.first_slot(tick) + sequence;
+    allocator.extend(&layout, limit(9000, 0));
+    assert_eq!(allocator.position(&layout), Position::default(), "there is no lease to extend");
+    let lease = Lease { node: 5, floor: limit(7000, 0), limit: limit(7000, 10) };
+    allocator.change_lease(&layout, lease);
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 99, 7_000_000, 0)).len(), 10);
+    assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
+    // A clock that jumped is beyond the window as well.
+    assert_eq!(claim(&allocator, &layout, 1, 9_000_000, 0), Claim::NeedWindow);
+    allocator.extend(&layout, limit(7000, 3));
+    assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
+    allocator.extend(&layout, limit(7001, 1));
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 9999, 7_000_000, 0)).len(), 4086);
+    assert_eq!(ids(&layout, claim(&allocator, &layout, 9999, 7_001_000, 0)).len(), 1);
+    let position = Position { node: 5, cursor: limit(7001, 1), limit: limit(7001, 1) };
+    assert_eq!(allocator.position(&layout), position);
+}
+
+#[test]
+fn the_end_of_a_lease_is_exact_and_final() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    ids(&layout, claim(&allocator, &layout, 3, 7_000_000, 0));
+    let end = layout.first_slot(7000) + 3;
+    assert_eq!(allocator.end_lease(&layout), end);
+    assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
+    allocator.extend(&layout, u64::MAX);
+    assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
+    // The same node takes up where it was, less the one slot that ending dropped.
+    allocator.change_lease(&layout, Lease { node: 5, floor: end, limit: u64::MAX });
+    let next = ids(&layout, claim(&allocator, &layout, 1, 7_000_000, 0));
+    assert_eq!(next, [layout.id(5, end + 1)]);
 }
 
 /// A clock that remembers what it last showed.

@@ -94,6 +94,40 @@ fn two_backends_against_a_change_of_lease() {
 }
 
 #[test]
+fn nothing_is_issued_behind_the_end_of_a_lease() {
+    loom::model(|| {
+        let layout = layout();
+        let allocator = Arc::new(Allocator::default());
+        allocator.change_lease(&layout, OLD);
+        let backend = {
+            let allocator = Arc::clone(&allocator);
+            thread::spawn(move || [claim(&allocator, &layout), claim(&allocator, &layout)].concat())
+        };
+        let end = allocator.end_lease(&layout);
+        for (_, slot) in backend.join().unwrap() {
+            assert!(slot < end, "slot {slot} was issued, and the lease's end is {end}");
+        }
+    });
+}
+
+#[test]
+fn a_limit_that_moves_forward_is_never_exceeded() {
+    loom::model(|| {
+        let layout = layout();
+        let allocator = Arc::new(Allocator::default());
+        allocator.change_lease(&layout, Lease { limit: 2, ..OLD });
+        let backend = {
+            let allocator = Arc::clone(&allocator);
+            thread::spawn(move || [claim(&allocator, &layout), claim(&allocator, &layout)].concat())
+        };
+        allocator.extend(&layout, 3);
+        let claimed = backend.join().unwrap();
+        let slots: Vec<_> = claimed.iter().map(|&(_, slot)| slot).collect();
+        assert!([&[0, 1][..], &[0, 1, 2]].contains(&&slots[..]), "{slots:?}");
+    });
+}
+
+#[test]
 fn what_the_keeper_wrote_before_a_lease_is_seen_with_it() {
     use loom::sync::atomic::{AtomicU64, Ordering};
     loom::model(|| {

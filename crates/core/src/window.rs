@@ -1,0 +1,241 @@
+//! The policy of the windows: from where a node may issue ids after a start, and how much it
+//! reserves. Pure functions; the keeper reads the records and the clock, and writes.
+//!
+//! # Why windows of one node number never overlap
+//!
+//! A node's record, its *high-water mark*, is written and flushed before the limit that it
+//! names is published, so no id at or above the mark was ever issued. A start begins
+//! at or above every mark that could be of the same number ([`start`]), and the next record is
+//! above where it begins ([`end`]).
+
+use crate::error::TimeError;
+use crate::layout::{Layout, MAX_TICK};
+
+/// One node's record, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Which node's.
+    pub node: NodeName,
+    /// As an id of `layout`: neither it nor a greater one was issued by the node.
+    pub reserved_until: i64,
+    /// The number that the window was reserved for.
+    pub number: Number,
+    /// The layout of `reserved_until`, spelled out.
+    pub layout: String,
+    /// Its epoch, in microseconds since the Unix epoch.
+    pub epoch: i64,
+    /// The cluster's timeline when it was written.
+    pub timeline: u32,
+    /// When it was written, in microseconds since the Unix epoch.
+    pub updated_at: i64,
+}
+
+/// A node's number, as it is configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Number {
+    /// The upper part, where the layout has it.
+    pub datacenter_id: Option<u32>,
+    /// The lower part.
+    pub worker_id: Option<u32>,
+}
+
+/// What tells a node from all others: the cluster's system identifier, which all copies share,
+/// and the fingerprint of the data directory, which they do not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeName {
+    /// The system identifier.
+    pub cluster: String,
+    /// Of the data directory on its machine.
+    pub fingerprint: String,
+}
+
+/// A node that is about to begin, or to change its number.
+#[derive(Clone, Debug)]
+pub struct Beginning<'a> {
+    /// Its name.
+    pub node: &'a NodeName,
+    /// The number that it is to have.
+    pub number: Number,
+    /// The layout in force.
+    pub layout: &'a Layout,
+    /// The cluster's timeline.
+    pub timeline: u32,
+    /// The wall clock when it began to begin, in microseconds since the Unix epoch.
+    pub since: i64,
+    /// Microseconds that ids may run ahead of the clock.
+    pub max_ahead: u64,
+    /// Microseconds to stay clear of what another node may have issued last.
+    pub guard: u64,
+    /// Whether it has issued ids already, all below the cursor of its own allocator,
+    /// and now only changes its number.
+    pub running: bool,
+}
+
+/// From where a node may begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start<'a> {
+    /// The first slot.
+    pub floor: u64,
+    /// Whether the guard is in it.
+    pub guarded: bool,
+    /// The record of another node that has the same number, as far as one can know.
+    pub conflict: Option<Conflict<'a>>,
+}
+
+/// Two nodes with one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict<'a> {
+    /// The other one's record.
+    pub record: &'a Record,
+    /// Whether one of the two is a copy of the other's data directory.
+    pub copy: bool,
+}
+
+/// The last record of the node, or of the one that it descends from, is of another layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayoutChanged<'a>(pub &'a Record);
+
+impl NodeName {
+    /// The name that [`Self::to_string`] wrote; any other text is a node that is no relation.
+    pub fn parse(text: &str) -> Self {
+        let (cluster, fingerprint) = text.split_once('-').unwrap_or(("", text));
+        Self { cluster: cluster.to_owned(), fingerprint: fingerprint.to_owned() }
+    }
+}
+
+impl std::fmt::Display for NodeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.cluster, self.fingerprint)
+    }
+}
+
+impl Record {
+    fn is_of(&self, layout: &Layout) -> bool {
+        self.layout == layout.to_string() && self.epoch == layout.epoch()
+    }
+
+    /// The first slot of another layout that is not below the mark; `None` where the
+    /// record cannot be read, so that it says nothing.
+    fn slot(&self, layout: &Layout) -> Option<u64> {
+        if self.is_of(layout) {
+            return layout.slot_of(self.reserved_until).ok();
+        }
+        let theirs = Layout::parse(&self.layout, Some(self.epoch)).ok()?;
+        let tick = theirs.unpack(self.reserved_until).ok()?.tick;
+        Some(next_tick(layout, theirs.time_of(tick.checked_add(1)?)?))
+    }
+}
+
+/// From where a node may begin, by all the records that it finds.
+pub fn start<'a>(
+    records: &'a [Record],
+    beginning: &Beginning<'_>,
+) -> Result<Start<'a>, LayoutChanged<'a>> {
+    let Beginning { node, number, layout, .. } = *beginning;
+    // All data directories that were one once: this one, what it was copied from, and
+    // the primaries before a promotion.
+    let family = || records.iter().filter(|record| record.node.cluster == node.cluster);
+    let own = || family().filter(|record| record.node == *node);
+    let newest = |record: &&Record| (record.timeline, record.updated_at);
+
+    let last = own().max_by_key(newest).or_else(|| family().max_by_key(newest));
+    if let Some(record) = last.filter(|record| !record.is_of(layout)) {
+        return Err(LayoutChanged(record));
+    }
+    let same_number = || records.iter().filter(|record| record.number == number);
+    let conflict = conflict(records, node, number, beginning.timeline);
+    let promoted = family().map(|record| record.timeline).max() < Some(beginning.timeline)
+        && family().next().is_some();
+    let guarded = !beginning.running && (promoted || conflict.is_some());
+
+    // What this node has issued itself is below the cursor if it is running, else below
+    // its own mark.
+    let marks = family().chain(same_number());
+    let marks = marks.filter(|record| !(beginning.running && record.node == *node));
+    let floor = marks.filter_map(|record| record.slot(layout)).max();
+    let has_own_mark = !beginning.running && own().next().is_some();
+    let behind_others = if guarded {
+        let clear = beginning.max_ahead.saturating_add(beginning.guard);
+        next_tick(layout, beginning.since.saturating_add_unsigned(clear))
+    } else if has_own_mark {
+        0
+    } else {
+        // Nothing says what was issued of the present tick, before the record was lost or
+        // by the node that had the number.
+        next_tick(layout, beginning.since)
+    };
+    let floor = floor.unwrap_or(0).max(behind_others);
+    Ok(Start { floor, guarded, conflict })
+}
+
+/// The record of another node that has a node's number; of several the most telling.
+pub fn conflict<'a>(
+    records: &'a [Record],
+    node: &NodeName,
+    number: Number,
+    timeline: u32,
+) -> Option<Conflict<'a>> {
+    records
+        .iter()
+        .filter(|record| record.number == number && record.node != *node)
+        .map(|record| Conflict { record, copy: record.node.cluster == node.cluster })
+        // A member of the family with an older timeline is the primary before a promotion.
+        .filter(|conflict| !conflict.copy || conflict.record.timeline == timeline)
+        .max_by_key(|conflict| (conflict.copy, conflict.record.updated_at))
+}
+
+/// The exclusive end of the window to reserve for a node whose next slot is `cursor`:
+/// `ahead` microseconds beyond where its ids are now, but no further than a window
+/// (`reservation` microseconds) beyond where they may be.
+pub fn end(
+    layout: &Layout,
+    now: i64,
+    cursor: u64,
+    reservation: u64,
+    ahead: u64,
+    max_ahead: u64,
+) -> u64 {
+    let farthest = now.saturating_add_unsigned(max_ahead).saturating_add_unsigned(reservation);
+    let wanted = position(layout, now, cursor).saturating_add_unsigned(ahead.max(reservation));
+    next_tick(layout, wanted.min(farthest))
+}
+
+/// How many microseconds of the window are left, from where the ids are now.
+pub fn remaining(layout: &Layout, now: i64, cursor: u64, limit: u64) -> u64 {
+    let end = time_of_slot(layout, limit);
+    u64::try_from(end.saturating_sub(position(layout, now, cursor))).unwrap_or(0)
+}
+
+/// Microseconds until a slot's tick begins, or until it is no more than `max_ahead` ahead.
+pub fn until(layout: &Layout, now: i64, slot: u64, max_ahead: u64) -> u64 {
+    let allowed = now.saturating_add_unsigned(max_ahead);
+    u64::try_from(time_of_slot(layout, slot).saturating_sub(allowed)).unwrap_or(0)
+}
+
+/// How long a record that lies ahead of the clock is waited for; one that lies further ahead
+/// is no trace of a crash but of a clock that was set back. Microseconds.
+///
+/// A mark is at most a window ahead of the clock, rounded up to whole ticks.
+pub fn patience(layout: &Layout, reservation: u64, guard: u64) -> u64 {
+    reservation.saturating_add(guard).saturating_add(2 * layout.tick_length().min(MAX_TICK))
+}
+
+/// When a slot's tick begins, in microseconds since the Unix epoch.
+pub fn time_of_slot(layout: &Layout, slot: u64) -> i64 {
+    layout.time_of(layout.tick_of_slot(slot)).unwrap_or(i64::MAX)
+}
+
+/// Where a node's ids are: at the clock or, where they run ahead of it, there.
+fn position(layout: &Layout, now: i64, cursor: u64) -> i64 {
+    now.max(time_of_slot(layout, cursor))
+}
+
+/// The first slot of the tick after the one in which a moment lies; the first of all for a
+/// moment before the epoch, and the end for one behind the layout's last tick.
+fn next_tick(layout: &Layout, time: i64) -> u64 {
+    match layout.tick_at(time) {
+        Ok(tick) => layout.first_slot(tick + 1).min(layout.last_slot()),
+        Err(TimeError::BeforeEpoch) => 0,
+        Err(TimeError::AfterEnd) => layout.last_slot(),
+    }
+}

@@ -1,0 +1,269 @@
+//! From where a node may begin, how much it reserves, and which clock it believes.
+#![allow(missing_docs, clippy::unwrap_used)]
+#![cfg(not(loom))]
+
+use snowflake_core::window::{
+    Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Start, end, patience, remaining,
+    start, time_of_slot, until,
+};
+use snowflake_core::{ClockWatch, Layout};
+
+const MS: u64 = 1000;
+const SECOND: u64 = 1000 * MS;
+/// A moment in the layout's time, in microseconds since its epoch, which is 0 here.
+const NOW: i64 = 5_000_000_000;
+const GUARD: u64 = SECOND;
+
+fn layout() -> Layout {
+    Layout::parse("timestamp:41,worker:10,sequence:12", Some(0)).unwrap()
+}
+
+fn number(worker_id: u32) -> Number {
+    Number { datacenter_id: None, worker_id: Some(worker_id) }
+}
+
+/// A record of node `name` for a worker id, at a slot of the tick `tick` with sequence 7.
+fn record(name: &str, worker_id: u32, tick: u64, timeline: u32) -> Record {
+    let layout = layout();
+    Record {
+        node: NodeName::parse(name),
+        reserved_until: layout.id(worker_id.into(), layout.first_slot(tick) + 7),
+        number: number(worker_id),
+        layout: layout.to_string(),
+        epoch: 0,
+        timeline,
+        updated_at: tick as i64,
+    }
+}
+
+/// Node `1-a`, worker id 1, timeline 3, at `NOW`.
+fn begin<'a>(records: &'a [Record], running: bool) -> Result<Start<'a>, LayoutChanged<'a>> {
+    let (layout, node) = (layout(), NodeName::parse("1-a"));
+    let beginning = Beginning {
+        node: &node,
+        number: number(1),
+        layout: &layout,
+        timeline: 3,
+        since: NOW,
+        max_ahead: 0,
+        guard: GUARD,
+        running,
+    };
+    start(records, &beginning)
+}
+
+const NEXT_TICK: u64 = NOW as u64 / MS + 1;
+const GUARDED_TICK: u64 = NEXT_TICK + GUARD / MS;
+
+fn first(tick: u64) -> u64 {
+    layout().first_slot(tick)
+}
+
+/// A start without guard and conflict.
+fn plain(floor: u64) -> Start<'static> {
+    Start { floor, guarded: false, conflict: None }
+}
+
+#[test]
+fn names_are_written_and_read() {
+    let name = NodeName { cluster: "7710".to_owned(), fingerprint: "5d-9a".to_owned() };
+    assert_eq!(name.to_string(), "7710-5d-9a");
+    assert_eq!(NodeName::parse("7710-5d-9a"), name);
+    // Nobody's relation: no cluster has the empty identifier.
+    assert_eq!(NodeName::parse("junk").cluster, "");
+}
+
+#[test]
+fn without_a_record_it_begins_with_the_next_tick() {
+    assert_eq!(begin(&[], false), Ok(plain(first(NEXT_TICK))));
+}
+
+#[test]
+fn its_own_mark_is_exact_before_and_behind_the_clock() {
+    for tick in [NEXT_TICK + 500, NEXT_TICK - 500] {
+        let records = [record("1-a", 1, tick, 3)];
+        assert_eq!(begin(&records, false), Ok(plain(first(tick) + 7)));
+    }
+}
+
+#[test]
+fn its_own_mark_counts_whatever_the_number_was_then() {
+    let records = [record("1-a", 2, NEXT_TICK + 500, 3), record("1-a", 2, NEXT_TICK + 9, 3)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 500) + 7)));
+}
+
+#[test]
+fn a_running_node_knows_better_than_its_record() {
+    let records = [record("1-a", 2, NEXT_TICK + 500, 3)];
+    assert_eq!(begin(&records, true), Ok(plain(first(NEXT_TICK))));
+}
+
+#[test]
+fn a_strangers_mark_counts_if_it_has_the_number() {
+    let other = [record("2-b", 9, NEXT_TICK + 500, 3)];
+    assert_eq!(begin(&other, false), Ok(plain(first(NEXT_TICK))));
+    for (running, tick) in [(false, NEXT_TICK + 5000), (true, NEXT_TICK + 5000)] {
+        let same = [record("2-b", 1, tick, 7)];
+        let conflict = Some(Conflict { record: &same[0], copy: false });
+        let start = Start { floor: first(tick) + 7, guarded: !running, conflict };
+        assert_eq!(begin(&same, running), Ok(start));
+    }
+    let old = [record("2-b", 1, NEXT_TICK - 5000, 7)];
+    let conflict = Some(Conflict { record: &old[0], copy: false });
+    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict };
+    assert_eq!(begin(&old, false), Ok(start));
+}
+
+#[test]
+fn a_promoted_standby_keeps_clear_of_its_primary() {
+    // The primary's record came with the data, and is as old as the replication.
+    let records = [record("1-p", 1, NEXT_TICK - 9000, 2)];
+    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict: None };
+    assert_eq!(begin(&records, false), Ok(start.clone()));
+    // Whatever number the primary had, and though this node was a primary before.
+    let records = [record("1-p", 5, NEXT_TICK - 9000, 2), record("1-a", 1, 5, 1)];
+    assert_eq!(begin(&records, false), Ok(start));
+    // Recovery to a point in time, in place.
+    let records = [record("1-a", 1, NEXT_TICK + 3000, 2)];
+    let start = Start { floor: first(NEXT_TICK + 3000) + 7, guarded: true, conflict: None };
+    assert_eq!(begin(&records, false), Ok(start));
+    // The next start is like any other.
+    let records = [record("1-p", 1, NEXT_TICK, 2), record("1-a", 1, NEXT_TICK + 9, 3)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 9) + 7)));
+}
+
+#[test]
+fn a_copy_is_noticed_if_it_has_the_number() {
+    let records = [record("1-o", 1, NEXT_TICK - 9000, 3), record("2-b", 1, NEXT_TICK, 3)];
+    let conflict = Some(Conflict { record: &records[0], copy: true });
+    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict };
+    assert_eq!(begin(&records, false), Ok(start));
+    let records = [record("1-o", 8, NEXT_TICK - 9000, 3)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
+}
+
+#[test]
+fn another_layout_is_refused_in_the_family_and_read_as_time_elsewhere() {
+    for (name, epoch) in [("1-a", 0), ("1-o", 0), ("1-a", 1)] {
+        let mut records = [record(name, 1, 9, 3)];
+        records[0].epoch = epoch;
+        if epoch == 0 {
+            records[0].layout = "timestamp:42,worker:9,sequence:12".to_owned();
+        }
+        assert_eq!(begin(&records, false), Err(LayoutChanged(&records[0])));
+    }
+    // A stranger's time counts, rounded up to this layout's ticks.
+    let theirs = Layout::parse("timestamp:31@10s,worker:10,sequence:12", Some(-3)).unwrap();
+    let tick = NOW as u64 / (10 * SECOND) + 5;
+    let mut records = [record("2-b", 1, 9, 3)];
+    records[0].reserved_until = theirs.id(1, theirs.first_slot(tick) + 1);
+    records[0].layout = theirs.to_string();
+    records[0].epoch = -3;
+    let floor = begin(&records, false).unwrap().floor;
+    assert_eq!(floor, first((tick + 1) * 10_000 - 1 + 1));
+    // What cannot be read says nothing.
+    records[0].layout = "junk".to_owned();
+    assert_eq!(begin(&records, false).unwrap().floor, first(GUARDED_TICK));
+    records[0].layout = layout().to_string();
+    records[0].epoch = 0;
+    records[0].reserved_until = -1;
+    assert_eq!(begin(&records, false).unwrap().floor, first(GUARDED_TICK));
+}
+
+#[test]
+fn the_guard_covers_how_far_ids_run_ahead() {
+    let (layout, node) = (layout(), NodeName::parse("1-a"));
+    let beginning = Beginning {
+        node: &node,
+        number: number(1),
+        layout: &layout,
+        timeline: 4,
+        since: NOW,
+        max_ahead: 3 * SECOND,
+        guard: GUARD,
+        running: false,
+    };
+    let records = [record("1-p", 1, 9, 3)];
+    assert_eq!(start(&records, &beginning).unwrap().floor, first(GUARDED_TICK + 3000));
+}
+
+#[test]
+fn a_window_ends_a_reservation_ahead() {
+    let layout = layout();
+    let now = NOW + 400;
+    // Rounded up to whole ticks.
+    assert_eq!(end(&layout, now, 0, SECOND, 0, 0), first(NEXT_TICK + 1000));
+    // From the cursor on, where ids run ahead; but not beyond a window behind what may be issued.
+    let cursor = first(NEXT_TICK + 3000);
+    let ahead = |used, max_ahead| end(&layout, now, cursor, SECOND, used, max_ahead);
+    assert_eq!(ahead(0, 60 * SECOND), first(NEXT_TICK + 3000 + 1000 + 1));
+    assert_eq!(ahead(8 * SECOND, 60 * SECOND), first(NEXT_TICK + 3000 + 8000 + 1));
+    assert_eq!(ahead(8 * SECOND, 4 * SECOND), first(NEXT_TICK + 4000 + 1000));
+    assert_eq!(ahead(0, 0), first(NEXT_TICK + 1000));
+}
+
+#[test]
+fn windows_at_the_ends_of_the_layout() {
+    let layout = layout();
+    let last = first(1 << 41) - 1;
+    assert_eq!(end(&layout, -10 * SECOND as i64, 0, SECOND, 0, 0), 0);
+    assert_eq!(end(&layout, i64::MAX, 0, SECOND, u64::MAX, u64::MAX), last);
+    assert_eq!(
+        begin(&[record("1-a", 1, (1 << 41) - 1, 3)], false),
+        Ok(plain(first((1 << 41) - 1) + 7))
+    );
+    assert_eq!(time_of_slot(&layout, last), ((1 << 41) - 1) * 1000);
+}
+
+#[test]
+fn what_is_left_and_what_is_waited_for() {
+    let layout = layout();
+    let limit = first(NEXT_TICK + 999);
+    assert_eq!(remaining(&layout, NOW, 0, limit), SECOND);
+    assert_eq!(remaining(&layout, NOW, first(NEXT_TICK + 499), limit), SECOND / 2);
+    assert_eq!(remaining(&layout, NOW + 2 * SECOND as i64, 0, limit), 0);
+    assert_eq!(until(&layout, NOW, limit, 0), SECOND);
+    assert_eq!(until(&layout, NOW, limit, 300 * MS), 700 * MS);
+    assert_eq!(until(&layout, NOW, limit, 5 * SECOND), 0);
+    assert_eq!(patience(&layout, SECOND, GUARD), 2 * SECOND + 2 * MS);
+    let hourly = Layout::parse("timestamp:31@3600s,sequence:31", Some(0)).unwrap();
+    assert_eq!(patience(&hourly, SECOND, 0), 7201 * SECOND);
+}
+
+#[test]
+fn a_mark_written_by_a_crashed_node_is_never_beyond_patience() {
+    for text in ["timestamp:41,worker:10,sequence:12", "timestamp:31@7s,sequence:31"] {
+        let layout = Layout::parse(text, Some(0)).unwrap();
+        for now in (NOW..NOW + 20 * SECOND as i64).step_by(333_333) {
+            for max_ahead in [0, 5 * SECOND] {
+                let cursor = layout.first_slot(layout.tick_at(now + max_ahead as i64).unwrap());
+                let mark = end(&layout, now, cursor, SECOND, 60 * SECOND, max_ahead);
+                let wait = until(&layout, now, mark, max_ahead);
+                assert!(wait <= patience(&layout, SECOND, 0), "{text}: {wait}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_jump_is_believed_or_not() {
+    let day = 24 * 3600 * SECOND;
+    let mut watch = ClockWatch::new(0);
+    let days = |days: i64| days * day as i64;
+    // Small steps are trusted, one by one.
+    assert_eq!(watch.look(days(1), Some(day)), Ok(()));
+    assert_eq!(watch.look(days(2), Some(day)), Ok(()));
+    assert_eq!(watch.booted_at(), days(2));
+    // A large one is not, however often it is looked at.
+    assert_eq!(watch.look(days(12), Some(day)), Err(10 * day));
+    assert_eq!(watch.look(days(12) + 1, Some(day)), Err(10 * day + 1));
+    assert_eq!(watch.booted_at(), days(2));
+    // Set back and put right again is no jump.
+    assert_eq!(watch.look(days(-20), Some(day)), Ok(()));
+    assert_eq!(watch.look(days(2), Some(day)), Ok(()));
+    // The administrator knows better; or nobody watches.
+    watch.accept(days(12));
+    assert_eq!(watch.look(days(12), Some(day)), Ok(()));
+    assert_eq!(watch.look(days(90), None), Ok(()));
+    assert_eq!(watch.booted_at(), days(90));
+}

@@ -1,0 +1,130 @@
+//! The keeper seen from SQL: status, the one thing that it can be told, and the trigger on its table.
+
+use crate::error::{Error, OrRaise};
+use crate::report::State;
+use crate::settings;
+use crate::shared::shared;
+use crate::status::{self, Question};
+use crate::time::{WallClock, from_unix};
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::prelude::*;
+use pgrx::spi::quote_qualified_identifier;
+use snowflake_core::{Clock, Field};
+use std::sync::atomic::Ordering;
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
+fn snowflake_node() -> TableIterator<
+    'static,
+    (
+        name!(state, &'static str),
+        name!(reason, Option<String>),
+        name!(hint, Option<String>),
+        name!(worker_id, Option<i32>),
+        name!(datacenter_id, Option<i32>),
+        name!(node, Option<String>),
+        name!(conflict, Option<String>),
+        name!(issued_until, Option<TimestampWithTimeZone>),
+        name!(reserved_until, Option<TimestampWithTimeZone>),
+        name!(clock, Option<TimestampWithTimeZone>),
+        name!(clock_jump, Option<Interval>),
+        name!(clock_error, Option<Interval>),
+        name!(clock_offset, Option<Interval>),
+        name!(clock_synchronized, Option<bool>),
+        name!(database, String),
+        name!(timeline, Option<i32>),
+        name!(keeper_pid, Option<i32>),
+        name!(keeper_looked_at, Option<TimestampWithTimeZone>),
+        name!(keeper_writing_since, Option<TimestampWithTimeZone>),
+    ),
+> {
+    let (state, error) = status::now();
+    let (reason, hint) = error.map(|error| error.in_words()).unzip();
+    // What the keeper said last holds only where it runs.
+    let shared = shared().filter(|_| !status::in_recovery());
+    let report = shared.map(|shared| &shared.report.0);
+    let looked = report.filter(|report| report.looked_at.load(Ordering::Relaxed) != 0);
+    let time = |micros: i64| from_unix(micros).ok().filter(|_| micros != 0);
+    let interval = |micros: i64| Interval::new(0, 0, micros).ok();
+    let text = |text: String| Some(text).filter(|text| !text.is_empty());
+
+    let layout = settings::layout().ok();
+    let position = shared.zip(layout).map(|(shared, layout)| status::Ends::of(shared, layout));
+    let position = position.unwrap_or_default();
+    let number = |field| {
+        let number = layout?.number_in(field, position.node?)?;
+        i32::try_from(number).ok()
+    };
+    TableIterator::once((
+        state,
+        reason,
+        hint.filter(|hint| !hint.is_empty()),
+        number(Field::Worker),
+        number(Field::Datacenter),
+        report.and_then(|report| text(report.node())),
+        report.and_then(|report| text(report.conflict())),
+        position.issued.and_then(time),
+        position.reserved.and_then(time),
+        time(WallClock.now()),
+        looked.and_then(|report| interval(report.clock_jump.load(Ordering::Relaxed))),
+        looked.and_then(|report| interval(report.clock_error.load(Ordering::Relaxed))),
+        looked.and_then(|report| interval(report.clock_offset.load(Ordering::Relaxed))),
+        looked.map(|report| report.clock_synchronized.load(Ordering::Relaxed)),
+        settings::database(),
+        looked.map(|report| report.timeline.load(Ordering::Relaxed) as i32),
+        report.map(|report| report.pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0),
+        report.and_then(|report| time(report.looked_at.load(Ordering::Relaxed))),
+        report.and_then(|report| time(report.writing_since.load(Ordering::Relaxed))),
+    ))
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_accept_clock() -> bool {
+    let shared = shared().ok_or(Error::NotPreloaded).or_raise();
+    if status::in_recovery() {
+        Error::Standby.raise();
+    }
+    let report = &shared.report.0;
+    if report.verdict().state != State::ClockJumped {
+        return false;
+    }
+    report.accept_clock();
+    Question::ask(shared).answer();
+    true
+}
+
+/// For the installation script: says where the extension is missing. The keeper knows.
+#[pg_extern(sql = false)]
+fn snowflake_check_keeper() {
+    let Some(shared) = shared().filter(|_| !status::in_recovery()) else { return };
+    // The keeper cannot see what this transaction creates.
+    // SAFETY: reads this session's database, which it is connected to.
+    #[allow(unsafe_code)]
+    let here = unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() { None } else { std::ffi::CStr::from_ptr(name).to_str().ok() }
+    };
+    if here == Some(settings::database().as_str()) {
+        return;
+    }
+    Question::ask(shared).answer();
+    if let ("no_extension" | "no_database", Some(error)) = status::now() {
+        error.report(PgLogLevel::WARNING, "snowflake ids cannot be made yet: ");
+    }
+}
+
+/// Lets a replicated row of a node pass only if there is none yet: two clusters that publish
+/// all their tables to each other would else send it back and forth.
+#[pg_trigger(sql = false)]
+fn snowflake_skip_known_node<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Box<dyn std::error::Error>> {
+    let Some(new) = trigger.new() else { return Ok(None) };
+    let node: Option<String> = new.get_by_name("node")?;
+    let table = quote_qualified_identifier(trigger.table_schema()?, trigger.table_name()?);
+    let known = Spi::get_one_with_args::<bool>(
+        &format!("SELECT EXISTS (SELECT FROM {table} WHERE node OPERATOR(pg_catalog.=) $1)"),
+        &[node.into()],
+    )?;
+    Ok(if known == Some(true) { None } else { Some(new) })
+}

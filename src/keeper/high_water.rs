@@ -1,0 +1,275 @@
+//! The high-water marks: this node's record in a table, read and written in transactions that
+//! end well or leave a reason.
+#![allow(unsafe_code)]
+
+use super::signals;
+use crate::time::{from_unix, to_unix};
+use pgrx::bgworkers::BackgroundWorker;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use pgrx::spi::{self, SpiHeapTupleData};
+use snowflake_core::Layout;
+use snowflake_core::window::{NodeName, Number, Record};
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+
+/// Why the table could not be read or written.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The extension is not there.
+    NoExtension,
+    /// The server's error.
+    Failed(String),
+}
+
+/// What the keeper's session must be, whatever is configured for the database or the role.
+const SESSION: [(&CStr, &CStr); 8] = [
+    // The record is flushed before anything is issued from it, and replicated where the
+    // cluster is synchronous.
+    (c"synchronous_commit", c"on"),
+    // A lock on the table ends in a reason, not in a keeper that is stuck.
+    (c"lock_timeout", c"2s"),
+    (c"statement_timeout", c"0"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"session_replication_role", c"origin"),
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"timezone", c"UTC"),
+];
+
+/// Connects this process, as the superuser that made the cluster. Where the database does not
+/// exist, PostgreSQL ends the process.
+pub(super) fn connect(database: &str) {
+    BackgroundWorker::connect_worker_to_spi(Some(database), None);
+    for (name, value) in SESSION {
+        set(name, value);
+    }
+}
+
+/// From now on, commits wait for no standby. For the last one: a mark that is lowered to what
+/// was really issued is no loss where it does not arrive.
+pub(super) fn wait_for_no_standby() {
+    set(c"synchronous_commit", c"local");
+}
+
+fn set(name: &CStr, value: &CStr) {
+    // SAFETY: C strings; both context and source stand above every other, so that neither a
+    // reload nor a setting of the role or the database changes the value again.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// The node's name, and where it is, for people.
+#[derive(Clone, Debug)]
+pub(super) struct Home {
+    pub(super) name: NodeName,
+    host: String,
+    data_directory: String,
+    pub(super) timeline: u32,
+}
+
+impl Home {
+    pub(super) fn find() -> Result<Self, Failure> {
+        // SAFETY: no arguments; recovery has ended, and both are known from then on. The data
+        // directory is a C string that is set before any process is started.
+        let (cluster, timeline, directory) = unsafe {
+            (
+                pg_sys::GetSystemIdentifier(),
+                pg_sys::GetWALInsertionTimeLine(),
+                CStr::from_ptr(pg_sys::DataDir).to_string_lossy().into_owned(),
+            )
+        };
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let host = read("/proc/sys/kernel/hostname").trim().to_owned();
+        // A copy on the same machine has another path or at least another inode; one that
+        // keeps both, by a snapshot of the disk, is on another machine.
+        let data_directory = std::fs::canonicalize(&directory)
+            .map_or(directory, |path| path.to_string_lossy().into_owned());
+        let inode = std::fs::metadata(&data_directory)
+            .map_or(0, |metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
+        let machine = read("/etc/machine-id");
+        let machine = if machine.trim().is_empty() { &host } else { machine.trim() };
+        // Hashed, because whoever may see the status need not see the machine's id.
+        let identity = format!("{machine}\n{data_directory}\n{inode}");
+        let fingerprint = transaction(|| {
+            let hash = "SELECT left(encode(sha256($1), 'hex'), 16)";
+            Ok(Spi::get_one_with_args::<String>(hash, &[identity.as_bytes().into()])?)
+        })?;
+        let name =
+            NodeName { cluster: cluster.to_string(), fingerprint: fingerprint.unwrap_or_default() };
+        Ok(Self { name, host, data_directory, timeline })
+    }
+}
+
+/// A record, with what only the keeper of the same node needs.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) record: Record,
+    pub(super) boot_id: String,
+    pub(super) booted_at: i64,
+    pub(super) home: String,
+}
+
+/// All records.
+pub(super) fn read() -> Result<Vec<Stored>, Failure> {
+    transaction(|| {
+        let table = table()?;
+        Spi::connect(|client| {
+            let rows = client.select(
+                &format!(
+                    "SELECT node, reserved_until, datacenter_id, worker_id, layout, epoch, timeline, updated_at,
+                            boot_id, booted_at, host, data_directory FROM {table}"
+                ),
+                None,
+                &[],
+            )?;
+            rows.map(|row| Ok(stored(&row)?)).collect()
+        })
+    })
+}
+
+fn stored(row: &SpiHeapTupleData<'_>) -> Result<Stored, spi::Error> {
+    let text = |column| Ok::<_, spi::Error>(row.get::<String>(column)?.unwrap_or_default());
+    let time = |column| {
+        let time = row.get::<TimestampWithTimeZone>(column)?;
+        Ok::<_, spi::Error>(time.map_or(0, to_unix))
+    };
+    let number = |column| {
+        let number = row.get::<i32>(column)?;
+        Ok::<_, spi::Error>(number.and_then(|number| u32::try_from(number).ok()))
+    };
+    let record = Record {
+        node: NodeName::parse(&text(1)?),
+        reserved_until: row.get(2)?.unwrap_or(0),
+        number: Number { datacenter_id: number(3)?, worker_id: number(4)? },
+        layout: text(5)?,
+        epoch: time(6)?,
+        timeline: row.get::<i64>(7)?.and_then(|number| number.try_into().ok()).unwrap_or(0),
+        updated_at: time(8)?,
+    };
+    let home = format!("{}:{}", text(11)?, text(12)?);
+    Ok(Stored { record, boot_id: text(9)?, booted_at: time(10)?, home })
+}
+
+/// What a record is to say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark<'a> {
+    pub(super) home: &'a Home,
+    pub(super) layout: &'a Layout,
+    pub(super) number: Number,
+    /// The node number in `reserved_until`.
+    pub(super) node: u64,
+    /// The end of the window, as a slot.
+    pub(super) end: u64,
+    pub(super) boot_id: &'a str,
+    pub(super) booted_at: i64,
+    pub(super) now: i64,
+}
+
+/// Writes this node's record. When it returns well, the record is on disk and, where the
+/// cluster replicates synchronously, on the standbys.
+pub(super) fn write(mark: &Mark<'_>) -> Result<(), Failure> {
+    let time = |micros| from_unix(micros).ok();
+    let integer = |number: Option<u32>| number.and_then(|number| i32::try_from(number).ok());
+    let Mark { home, layout, number, .. } = mark;
+    transaction(|| {
+        let table = table()?;
+        let values = [
+            home.name.to_string().into(),
+            layout.id(mark.node, mark.end).into(),
+            integer(number.datacenter_id).into(),
+            integer(number.worker_id).into(),
+            layout.to_string().into(),
+            time(layout.epoch()).into(),
+            i64::from(home.timeline).into(),
+            time(mark.now).into(),
+            mark.boot_id.into(),
+            time(mark.booted_at).into(),
+            home.host.as_str().into(),
+            home.data_directory.as_str().into(),
+        ];
+        Spi::connect_mut(|client| {
+            let updated = client.update(
+                &format!(
+                    "UPDATE {table} SET reserved_until = $2, datacenter_id = $3, worker_id = $4, layout = $5, epoch = $6,
+                            timeline = $7, updated_at = $8, boot_id = $9, booted_at = $10, host = $11, data_directory = $12
+                     WHERE node = $1"
+                ),
+                None,
+                &values,
+            )?;
+            if updated.is_empty() {
+                client.update(
+                    &format!(
+                        "INSERT INTO {table} (node, reserved_until, datacenter_id, worker_id, layout, epoch, timeline,
+                                updated_at, boot_id, booted_at, host, data_directory)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+                    ),
+                    None,
+                    &values,
+                )?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The table's name in SQL.
+fn table() -> Result<String, Failure> {
+    // As the first row of a result that may have none.
+    let schema = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+             WHERE e.extname = 'snowflake_id'",
+            Some(1),
+            &[],
+        )?;
+        rows.map(|row| row.get::<String>(1)).next().transpose()
+    })?;
+    let schema = schema.flatten().ok_or(Failure::NoExtension)?;
+    Ok(format!("{schema}.snowflake_high_water_marks"))
+}
+
+impl From<spi::Error> for Failure {
+    fn from(error: spi::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Runs something in a transaction of its own. An error of PostgreSQL's ends the transaction,
+/// not the keeper.
+fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let interruptible = signals::Interruptible::begin();
+    let work = AssertUnwindSafe(|| BackgroundWorker::transaction(AssertUnwindSafe(work)));
+    let result = PgTryBuilder::new(work)
+        .catch_others(|error| Err(aborted(error)))
+        .catch_rust_panic(|error| Err(aborted(error)))
+        .execute();
+    // The statistics of the table, by which autovacuum goes.
+    // SAFETY: called outside of a transaction, as it must be.
+    unsafe { pg_sys::pgstat_report_stat(false) };
+    // A commit that was told to stop waiting for its standbys returns like any other.
+    let interrupted = interruptible.end();
+    result.and_then(|value| {
+        let failure = || Failure::Failed("the keeper was interrupted".to_owned());
+        if interrupted { Err(failure()) } else { Ok(value) }
+    })
+}
+
+fn aborted(error: CaughtError) -> Failure {
+    // SAFETY: the error was raised inside the transaction that this process began, and has been
+    // caught; nothing of it is used after this.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic { ereport: report, .. }) = error;
+    let detail = report.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    Failure::Failed(format!("{}{detail}", report.message()))
+}

@@ -1,0 +1,103 @@
+//! The keeper's signals. PostgreSQL's own handlers would end it in the middle of a
+//! transaction, or leave it waiting for a standby while the server wants to stop.
+#![allow(unsafe_code)]
+
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::pg_sys;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The server, or someone, wants this process to end.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// How often a transaction was interrupted.
+static INTERRUPTIONS: AtomicU32 = AtomicU32::new(0);
+static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
+
+/// Installs the handlers: SIGHUP wakes; SIGTERM and SIGINT interrupt a transaction, and the
+/// first also ends the keeper.
+pub(super) fn install() {
+    // SAFETY: signals are still blocked; the handlers do nothing that is not allowed in one.
+    unsafe {
+        for (signal, handler) in
+            [(libc::SIGTERM, Some(on_stop as _)), (libc::SIGINT, Some(on_cancel as _))]
+        {
+            #[cfg(not(feature = "pg18"))]
+            pg_sys::pqsignal(signal, handler);
+            #[cfg(feature = "pg18")]
+            pg_sys::pqsignal_be(signal, handler);
+        }
+    }
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+}
+
+unsafe extern "C-unwind" fn on_stop(signal: i32) {
+    STOP.store(true, Ordering::Relaxed);
+    // SAFETY: called as a signal handler.
+    unsafe { on_cancel(signal) };
+}
+
+/// As PostgreSQL's StatementCancelHandler. It also is the way in which lock_timeout comes.
+unsafe extern "C-unwind" fn on_cancel(_signal: i32) {
+    // SAFETY: the flags are of a type that a handler may write, and waking one's own latch is
+    // allowed in one.
+    unsafe {
+        if IN_TRANSACTION.load(Ordering::Relaxed) {
+            INTERRUPTIONS.fetch_add(1, Ordering::Relaxed);
+            (&raw mut pg_sys::QueryCancelPending).write_volatile(1);
+            (&raw mut pg_sys::InterruptPending).write_volatile(1);
+        }
+        pg_sys::SetLatch(pg_sys::MyLatch);
+    }
+}
+
+pub(super) fn stop_requested() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// While it lives, the handlers interrupt what PostgreSQL does.
+pub(super) struct Interruptible {
+    before: u32,
+}
+
+impl Interruptible {
+    pub(super) fn begin() -> Self {
+        let before = INTERRUPTIONS.load(Ordering::Relaxed);
+        IN_TRANSACTION.store(true, Ordering::Relaxed);
+        Self { before }
+    }
+
+    /// Whether there was an interruption.
+    pub(super) fn end(self) -> bool {
+        IN_TRANSACTION.store(false, Ordering::Relaxed);
+        // One that came too late to interrupt anything must not do so later.
+        // SAFETY: no handler sets the flag any more.
+        unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
+        INTERRUPTIONS.load(Ordering::Relaxed) != self.before
+    }
+}
+
+/// Rests until it is woken, but for `at_least`, and for `at_most` if it is not; or until the
+/// process is to end. Other processes' requests, such as to let go of a dropped file, are served.
+pub(super) fn rest(at_least: Duration, at_most: Duration) {
+    let begin = Instant::now();
+    let mut woken = false;
+    while !stop_requested() {
+        let left = if woken { at_least } else { at_most.max(at_least) };
+        let Some(left) = left.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else {
+            break;
+        };
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        // SAFETY: the process has a latch for all its life.
+        unsafe {
+            let event = pg_sys::WaitLatch(
+                pg_sys::MyLatch,
+                events as i32,
+                left.as_millis() as core::ffi::c_long + 1,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+            woken |= event & pg_sys::WL_LATCH_SET as i32 != 0;
+        }
+        pgrx::check_for_interrupts!();
+    }
+}

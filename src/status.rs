@@ -1,0 +1,207 @@
+//! Whether ids can be had, and why not, in words: for errors and for `snowflake_status`.
+
+use crate::error::{Error, Keeper};
+use crate::report::{Report, State, Ticket};
+use crate::settings;
+use crate::shared::{Shared, shared};
+use crate::time::{WallClock, uptime};
+use crate::wait::wait;
+use pgrx::pg_sys;
+use snowflake_core::window::{time_of_slot, until};
+use snowflake_core::{Clock, Layout};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long the keeper may take to answer: longer than it takes to start, and than a commit
+/// takes, also on a loaded machine.
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a backend looks whether it has. Microseconds.
+const LOOK: u64 = 1000;
+
+/// Whether the server is a standby, or not yet through with its recovery.
+pub(crate) fn in_recovery() -> bool {
+    // SAFETY: no arguments; it reads a flag in shared memory.
+    #[allow(unsafe_code)]
+    unsafe {
+        pg_sys::RecoveryInProgress()
+    }
+}
+
+/// A backend that found no window asks the keeper for one.
+pub(crate) struct Question {
+    shared: &'static Shared,
+    ticket: Ticket,
+    since: Instant,
+}
+
+impl Question {
+    pub(crate) fn ask(shared: &'static Shared) -> Self {
+        let ticket = shared.report.0.ask();
+        shared.wake_keeper();
+        Self { shared, ticket, since: Instant::now() }
+    }
+
+    /// Waits a moment for the answer; the caller then tries again. An error where there is no
+    /// window to be had, by a look that the keeper took after the question, or where it has
+    /// taken too long.
+    pub(crate) fn wait(&mut self) -> Result<(), Error> {
+        if in_recovery() {
+            return Err(Error::Standby);
+        }
+        let report = &self.shared.report.0;
+        let answered = report.is_answered(self.ticket);
+        // A keeper without a database cannot answer: PostgreSQL starts it ever again.
+        let decided = answered || report.verdict().state == State::NoDatabase;
+        if let Some(error) = why_not(report).filter(|_| decided) {
+            return Err(error);
+        }
+        if self.since.elapsed() > KEEPER_TIMEOUT {
+            return Err(Error::KeeperNotReady { keeper: keeper(report) });
+        }
+        if answered {
+            // There was a window, and others have used it up.
+            self.ticket = report.ask();
+            self.shared.wake_keeper();
+        }
+        wait(LOOK);
+        Ok(())
+    }
+}
+
+impl Question {
+    /// Waits for the answer, or until the keeper has taken too long for it.
+    pub(crate) fn answer(self) {
+        let report = &self.shared.report.0;
+        while !report.is_answered(self.ticket) && self.since.elapsed() < KEEPER_TIMEOUT {
+            wait(LOOK);
+        }
+    }
+}
+
+/// Why the keeper makes no windows; `None` where it does or is about to.
+pub(crate) fn why_not(report: &Report) -> Option<Error> {
+    let verdict = report.verdict();
+    let layout = || settings::layout().copied();
+    let now = WallClock.now();
+    let by = verdict.micros;
+    let error = match verdict.state {
+        State::Starting | State::Ready => return None,
+        State::NoWorkerId => layout().map(|layout| Error::NoWorkerId { layout }),
+        State::NoDatacenterId => layout().map(|layout| Error::NoDatacenterId { layout }),
+        State::NoDatabase => Ok(Error::NoDatabase { database: settings::database() }),
+        State::NoExtension => Ok(Error::NoExtension { database: settings::database() }),
+        State::CannotReserve => Ok(Error::CannotReserve { why: verdict.text }),
+        State::ClockBehind => Ok(Error::ClockBehindRecord { by, now }),
+        State::ClockJumped => {
+            let max = settings::max_clock_jump().unwrap_or(0);
+            Ok(Error::ClockJumped { by, now, max })
+        }
+        State::ClockError => {
+            let max = settings::max_clock_error().unwrap_or(0);
+            Ok(Error::ClockUncertain { error: by, max })
+        }
+        State::LayoutChanged => {
+            layout().map(|layout| Error::LayoutChanged { was: verdict.text, layout })
+        }
+        State::Copy => Ok(Error::Copy { of: verdict.text }),
+    };
+    Some(error.unwrap_or_else(|error| error))
+}
+
+/// What a keeper does that gives no answer.
+fn keeper(report: &Report) -> Keeper {
+    let pid = report.pid.load(Ordering::Relaxed);
+    let verdict = report.verdict();
+    match report.writing_since.load(Ordering::Relaxed) {
+        _ if pid == 0 => Keeper::Missing,
+        0 if verdict.state == State::Starting && verdict.micros > 0 => {
+            Keeper::Waiting { until: verdict.micros as i64 }
+        }
+        0 => Keeper::Silent { pid },
+        since => Keeper::Writing { pid, since },
+    }
+}
+
+/// The word for what is the matter, and the error that a call would get now; without it, ids
+/// flow or are about to. It neither waits nor asks the keeper.
+pub(crate) fn now() -> (&'static str, Option<Error>) {
+    let Some(shared) = shared() else { return ("not_preloaded", Some(Error::NotPreloaded)) };
+    if in_recovery() {
+        return ("standby", Some(Error::Standby));
+    }
+    let layout = match settings::layout() {
+        Ok(layout) => layout,
+        Err(error) => return ("bad_setting", Some(error)),
+    };
+    let report = &shared.report.0;
+    if let Some(error) = why_not(report) {
+        return (word(report.verdict().state), Some(error));
+    }
+    if layout.tick_at(WallClock.now()) == Err(snowflake_core::TimeError::AfterEnd) {
+        return ("time_exhausted", Some(Error::TimeExhausted { layout: *layout }));
+    }
+    let state = report.verdict().state;
+    let quiet = uptime() - report.heartbeat.load(Ordering::Relaxed);
+    match keeper(report) {
+        keeper @ Keeper::Missing => return (word(state), Some(Error::KeeperNotReady { keeper })),
+        // It looks once a second at least.
+        keeper if quiet > KEEPER_TIMEOUT.as_micros() as i64 => {
+            return ("keeper_stuck", Some(Error::KeeperNotReady { keeper }));
+        }
+        _ => (),
+    }
+    match clock_behind(shared, layout) {
+        Some(error) if state == State::Ready => ("clock_behind", Some(error)),
+        _ => (word(state), None),
+    }
+}
+
+/// The error of a call whose clock stands too far behind the node's ids.
+fn clock_behind(shared: &Shared, layout: &Layout) -> Option<Error> {
+    let now = WallClock.now();
+    let by = until(layout, now, shared.allocator.position(layout).cursor, settings::max_ahead());
+    let max_wait = settings::max_wait();
+    let too_far = by > layout.tick_length() && Duration::from_micros(by) > max_wait;
+    too_far.then_some(Error::ClockBehind { by, now, max_wait })
+}
+
+/// Where the node's ids stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ends {
+    /// The number that they are made with; none where there is no window.
+    pub(crate) node: Option<u64>,
+    /// The time of the next one, microseconds since 1970, if the clock has not passed it.
+    pub(crate) issued: Option<i64>,
+    /// The end of the window.
+    pub(crate) reserved: Option<i64>,
+}
+
+impl Ends {
+    pub(crate) fn of(shared: &Shared, layout: &Layout) -> Self {
+        let position = shared.allocator.position(layout);
+        let time = |slot| Some(time_of_slot(layout, slot)).filter(|_| slot > 0);
+        Self {
+            node: Some(position.node).filter(|_| position.limit > 0),
+            issued: time(position.cursor),
+            reserved: time(position.limit),
+        }
+    }
+}
+
+/// The state's name in `snowflake_status`.
+const fn word(state: State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::Ready => "ready",
+        State::NoWorkerId => "no_worker_id",
+        State::NoDatacenterId => "no_datacenter_id",
+        State::NoDatabase => "no_database",
+        State::NoExtension => "no_extension",
+        State::CannotReserve => "cannot_reserve",
+        State::ClockBehind => "clock_behind",
+        State::ClockJumped => "clock_jumped",
+        State::ClockError => "clock_error",
+        State::LayoutChanged => "layout_changed",
+        State::Copy => "copy",
+    }
+}
