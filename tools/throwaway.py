@@ -394,8 +394,12 @@ class FakeClock:
         if not libraries:
             raise ServerError("libfaketime is missing: apt-get install faketime")
         self.path = Path(path)
+        waits = self.path.with_suffix(".waits.so")
+        source = PROJECT / "tools/faketime_waits.c"
+        # cc is what Rust links with; the library says what it is for.
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", waits, source], check=True)
         self.env = {
-            "LD_PRELOAD": libraries[0],
+            "LD_PRELOAD": f"{waits}:{libraries[0]}",
             "FAKETIME_TIMESTAMP_FILE": str(self.path),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
