@@ -177,7 +177,7 @@ impl Error {
                 format!("invalid value for parameter \"{setting}\": \"{value}\"")
             }
             Self::BadLayout { text, .. } => format!("invalid snowflake layout \"{text}\""),
-            Self::BadDatabase => "invalid name of a database".to_owned(),
+            Self::BadDatabase => "not a database for the keeper of snowflake ids".to_owned(),
             Self::BadEpoch { text } => format!("invalid epoch \"{text}\""),
             Self::BatchNull => "the number of snowflake ids must not be null".to_owned(),
             Self::BatchNegative { n } => {
@@ -244,7 +244,7 @@ impl Error {
             Self::KeeperNotReady { keeper } => keeper.help(),
             Self::NoDatabase { database } => (
                 "The keeper keeps this node's record there (snowflake_id.database). The server's log says why it could not connect.".to_owned(),
-                format!("CREATE DATABASE {0}; then connect to it and run: CREATE EXTENSION snowflake_id; Or name another database: ALTER SYSTEM SET snowflake_id.database = '…', and restart the server.", quote_identifier(database)),
+                format!("If it does not exist: CREATE DATABASE {0}; then connect to it and run: CREATE EXTENSION snowflake_id; Or name another database: ALTER SYSTEM SET snowflake_id.database = '…', and restart the server.", quote_identifier(database)),
             ),
             Self::NoExtension { database } => (
                 "The keeper keeps this node's record there (snowflake_id.database).".to_owned(),
@@ -313,7 +313,7 @@ impl Error {
                 "For example: 2025-01-01 00:00:00+00".to_owned(),
             ),
             Self::BadDatabase => (
-                "A database's name has 1 to 63 bytes.".to_owned(),
+                "A database's name has 1 to 63 bytes; template0 and template1 must have no connections, and the keeper stays connected.".to_owned(),
                 "For example: postgres".to_owned(),
             ),
             Self::BatchNull | Self::BatchNegative { .. } => (

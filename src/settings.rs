@@ -373,8 +373,10 @@ unsafe extern "C-unwind" fn check_database(
 ) -> bool {
     // SAFETY: as in `check_layout`.
     let name = unsafe { given(value) };
-    let fits = (1..pg_sys::NAMEDATALEN as usize).contains(&name.len());
-    let result = if fits { Ok(()) } else { Err(Error::BadDatabase) };
+    // The keeper stays connected, and a template must have no connections.
+    let good = (1..pg_sys::NAMEDATALEN as usize).contains(&name.len())
+        && !["template0", "template1"].contains(&name);
+    let result = if good { Ok(()) } else { Err(Error::BadDatabase) };
     accept("snowflake_id.database", name, result)
 }
 

@@ -24,13 +24,17 @@ pub(super) enum Failure {
 }
 
 /// What the keeper's session must be, whatever is configured for the database or the role.
-const SESSION: [(&CStr, &CStr); 8] = [
+const SESSION: &[(&CStr, &CStr)] = &[
     // The record is flushed before anything is issued from it, and replicated where the
     // cluster is synchronous.
     (c"synchronous_commit", c"on"),
-    // A lock on the table ends in a reason, not in a keeper that is stuck.
-    (c"lock_timeout", c"2s"),
+    // A lock on the table ends in a reason, not in a keeper that is stuck. A backend's question may
+    // have to wait for two attempts, and does so for five seconds.
+    (c"lock_timeout", c"1s"),
     (c"statement_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
+    (c"role", c"none"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_isolation", c"read committed"),
     (c"session_replication_role", c"origin"),
@@ -47,10 +51,11 @@ pub(super) fn connect(database: &str) {
     }
 }
 
-/// From now on, commits wait for no standby. For the last one: a mark that is lowered to what
+/// For the last write, which must not hold up the server's stop: a mark that is lowered to what
 /// was really issued is no loss where it does not arrive.
-pub(super) fn wait_for_no_standby() {
+pub(super) fn hurry() {
     set(c"synchronous_commit", c"local");
+    set(c"lock_timeout", c"100ms");
 }
 
 fn set(name: &CStr, value: &CStr) {

@@ -406,7 +406,7 @@ impl Keeper {
     fn close(mut self) {
         self.shared.report.0.set_verdict(&State::Starting.into());
         let Some((open, end)) = self.end_lease() else { return };
-        high_water::wait_for_no_standby();
+        high_water::hurry();
         if let Err(failure) = self.write(open.number, open.node, end, &Reading::take()) {
             // The old record stands: the next start is as after a crash.
             let verdict = Verdict::from(failure);

@@ -78,6 +78,8 @@ def test_not_preloaded_with_a_bad_layout(start_server, connect):
         ({"layout": "timestamp:41,worker:12,sequence:12"}, "layout", "timestamp:41,worker:12,sequence:12", "65 bits"),
         ({"layout": "snowflake"}, "layout", "snowflake", "neither a preset nor of the form field:bits"),
         ({"layout": "worker:10,timestamp:41"}, "layout", "worker:10,timestamp:41", "not the most significant"),
+        ({"database": ""}, "database", "", "A database's name has 1 to 63 bytes"),
+        ({"database": "template1"}, "database", "template1", "the keeper stays connected"),
         ({"epoch": "yesterday"}, "epoch", "yesterday", "An epoch is a timestamp with its offset from UTC."),
         ({"worker_id": 1024}, "worker_id", "1024", 'The worker field of layout "default" takes 0 to 1023.'),
         ({"layout": "twitter", "worker_id": 32}, "worker_id", "32", 'layout "twitter" takes 0 to 31.'),

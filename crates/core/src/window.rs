@@ -105,6 +105,10 @@ impl NodeName {
 
 impl std::fmt::Display for NodeName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // As it was read, whatever it is: it may be needed to delete the row.
+        if self.cluster.is_empty() {
+            return f.write_str(&self.fingerprint);
+        }
         write!(f, "{}-{}", self.cluster, self.fingerprint)
     }
 }

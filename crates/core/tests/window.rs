@@ -71,6 +71,7 @@ fn names_are_written_and_read() {
     assert_eq!(NodeName::parse("7710-5d-9a"), name);
     // Nobody's relation: no cluster has the empty identifier.
     assert_eq!(NodeName::parse("junk").cluster, "");
+    assert_eq!(NodeName::parse("junk").to_string(), "junk");
 }
 
 #[test]
