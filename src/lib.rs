@@ -31,7 +31,12 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     if settings::preloading() {
         shared::request();
-        keeper::register();
+        // pg_upgrade works on databases that nobody else may be connected to.
+        // SAFETY: reads a flag of the command line.
+        #[allow(unsafe_code)]
+        if !unsafe { pg_sys::IsBinaryUpgrade } {
+            keeper::register();
+        }
     }
 }
 

@@ -398,6 +398,8 @@ class FakeClock:
         source = PROJECT / "tools/faketime_waits.c"
         # cc is what Rust links with; the library says what it is for.
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", waits, source], check=True)
+        # The servers' user must be able to read it, whatever the umask.
+        waits.chmod(0o755)
         self.env = {
             "LD_PRELOAD": f"{waits}:{libraries[0]}",
             "FAKETIME_TIMESTAMP_FILE": str(self.path),

@@ -55,12 +55,14 @@ fn snowflake_node() -> TableIterator<
         let number = layout?.number_in(field, position.node?)?;
         i32::try_from(number).ok()
     };
+    // Before the first window it is the number that is configured.
+    let configured = |number: Option<u32>| number.filter(|_| state == "ready").map(|it| it as i32);
     TableIterator::once((
         state,
         reason,
         hint.filter(|hint| !hint.is_empty()),
-        number(Field::Worker),
-        number(Field::Datacenter),
+        number(Field::Worker).or(configured(settings::worker_id())),
+        number(Field::Datacenter).or(configured(settings::datacenter_id())),
         report.and_then(|report| text(report.node())),
         report.and_then(|report| text(report.conflict())),
         position.issued.and_then(time),
@@ -85,6 +87,8 @@ fn snowflake_accept_clock() -> bool {
         Error::Standby.raise();
     }
     let report = &shared.report.0;
+    // What the keeper says may be a second old.
+    Question::ask(shared).answer();
     if report.verdict().state != State::ClockJumped {
         return false;
     }

@@ -99,10 +99,20 @@ struct Keeper {
     watch: Option<ClockWatch>,
     /// The lease that this process has opened.
     open: Option<Open>,
-    /// The number that is to be opened, and since when: the wall clock.
-    opening: Option<(Number, i64)>,
+    /// What is to be opened.
+    opening: Option<Opening>,
     /// What the log says last.
     logged: Option<(State, Option<Number>)>,
+}
+
+#[derive(Clone, Copy)]
+struct Opening {
+    number: Number,
+    /// When it was first tried: the wall clock.
+    since: i64,
+    /// Where it is to begin. It is settled once a backend waits for it: a node with the same number
+    /// that goes on making ids cannot put it off again and again.
+    floor: Option<u64>,
 }
 
 /// How long the keeper rests before the next look.
@@ -133,6 +143,8 @@ impl Pause {
 struct Open {
     number: Number,
     node: u64,
+    /// When it was opened: the wall clock.
+    since: i64,
     /// Where the cursor was at the last look.
     cursor: u64,
 }
@@ -205,10 +217,8 @@ impl Keeper {
         let stored = high_water::read()?;
         self.check_clock(reading, &stored)?;
 
-        let since = match self.opening {
-            Some((opening, since)) if opening == number => since,
-            _ => self.opening.insert((number, reading.now)).1,
-        };
+        let opening = self.opening.filter(|opening| opening.number == number);
+        let opening = opening.unwrap_or(Opening { number, since: reading.now, floor: None });
         let records = records(&stored);
         let (guard, max_ahead) = (settings::promotion_guard(), settings::max_ahead());
         let beginning = Beginning {
@@ -216,7 +226,7 @@ impl Keeper {
             number,
             layout: self.layout,
             timeline: home.timeline,
-            since,
+            since: opening.since,
             max_ahead,
             guard,
             running: self.open.is_some(),
@@ -225,13 +235,19 @@ impl Keeper {
             let was = format!("\"{}\" with epoch {}", record.layout, shown(Some(record.epoch)));
             Verdict::of(State::LayoutChanged, 0, was)
         })?;
-        self.warn(start.conflict, &stored);
         let copy = start.conflict.filter(|conflict| conflict.copy);
         if let Some(copy) = copy.filter(|_| settings::on_copy() == OnCopy::Refuse) {
+            report.set_conflict(&copy.record.node.to_string());
             return Err(Verdict::of(State::Copy, 0, described(copy.record, &stored)));
         }
+        self.warn(start.conflict, &stored);
 
-        let wait = window::until(self.layout, reading.now, start.floor, max_ahead);
+        // Before anybody asks, nothing is reserved: there may be records still to come, from a
+        // dump that is being restored.
+        let wanted = self.open.is_some() || self.is_asked();
+        let floor = opening.floor.unwrap_or(start.floor);
+        self.opening = Some(Opening { floor: Some(floor).filter(|_| wanted), ..opening });
+        let wait = window::until(self.layout, reading.now, floor, max_ahead);
         if wait > window::patience(self.layout, settings::reservation(), guard) {
             return Err(Verdict::of(State::ClockBehind, wait, ""));
         }
@@ -242,10 +258,14 @@ impl Keeper {
             }
             return Ok(Pause::unless_asked(Duration::from_micros(wait).min(IDLE)));
         }
-        let cursor = self.shared.allocator.position(self.layout).cursor.max(start.floor);
+        if !wanted {
+            self.say(&State::Ready.into());
+            return Ok(Pause::up_to(IDLE));
+        }
+        let cursor = self.shared.allocator.position(self.layout).cursor.max(floor);
         let limit = self.reserve(number, node, cursor, 0, reading)?;
-        self.shared.allocator.change_lease(self.layout, Lease { node, floor: start.floor, limit });
-        self.open = Some(Open { number, node, cursor });
+        self.shared.allocator.change_lease(self.layout, Lease { node, floor, limit });
+        self.open = Some(Open { number, node, since: reading.now, cursor });
         self.opening = None;
         self.say(&State::Ready.into());
         Ok(Pause::while_made())
@@ -257,15 +277,20 @@ impl Keeper {
         let reservation = settings::reservation();
         let remaining =
             window::remaining(self.layout, reading.now, position.cursor, position.limit);
-        let asked = !self.shared.report.0.is_answered(self.shared.report.0.asked());
+        let asked = self.is_asked();
         let made = position.cursor != open.cursor;
         if (made || asked) && remaining < reservation / 2 {
+            let mark = self.look_at_others(open)?;
+            if mark > position.cursor {
+                // It begins anew, above a record that has been restored.
+                self.end_lease();
+                return self.begin(open.number, open.node, reading);
+            }
             let used = window::time_of_slot(self.layout, position.cursor)
                 - window::time_of_slot(self.layout, open.cursor);
             let used = u64::try_from(used).unwrap_or(0);
             let limit = self.reserve(open.number, open.node, position.cursor, used, reading)?;
             self.shared.allocator.extend(self.layout, limit);
-            self.look_for_conflict(open.number)?;
         }
         self.open = Some(Open { cursor: position.cursor, ..open });
         self.say(&State::Ready.into());
@@ -350,14 +375,21 @@ impl Keeper {
         Ok(())
     }
 
-    /// Another node with the same number may come to be known while this one runs: logical
-    /// replication brings its record.
-    fn look_for_conflict(&self, number: Number) -> Result<(), Failure> {
+    /// Other nodes' records can come while this one runs: by logical replication that of
+    /// a node with the same number, with restored data an old one. The mark of the latter.
+    fn look_at_others(&self, open: Open) -> Result<u64, Failure> {
         let home = self.home()?;
         let stored = high_water::read()?;
         let records = records(&stored);
-        self.warn(window::conflict(&records, &home.name, number, home.timeline), &stored);
-        Ok(())
+        self.warn(window::conflict(&records, &home.name, open.number, home.timeline), &stored);
+        let Open { number, since, .. } = open;
+        Ok(window::mark_from_before(&records, &home.name, number, self.layout, since))
+    }
+
+    /// Whether a backend waits for this look.
+    fn is_asked(&self) -> bool {
+        let report = &self.shared.report.0;
+        !report.is_answered(report.asked())
     }
 
     /// Says whose record has this node's number, once.
@@ -381,7 +413,8 @@ impl Keeper {
     /// Publishes a verdict, and logs it if it is a new one.
     fn say(&mut self, verdict: &Verdict) {
         self.shared.report.0.set_verdict(verdict);
-        let now = (verdict.state, self.open.map(|open| open.number));
+        let number = self.open.map(|open| open.number);
+        let now = (verdict.state, number.or(self.opening.map(|opening| opening.number)));
         if self.logged == Some(now) {
             return;
         }

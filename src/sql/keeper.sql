@@ -88,7 +88,7 @@ COMMENT ON VIEW snowflake_status IS
 COMMENT ON COLUMN snowflake_status.state IS 'ready, or one word for what is the matter';
 COMMENT ON COLUMN snowflake_status.reason IS 'what is the matter, in words; null if nothing is';
 COMMENT ON COLUMN snowflake_status.hint IS 'what to do about it';
-COMMENT ON COLUMN snowflake_status.worker_id IS 'the number that ids are made with; null if none are';
+COMMENT ON COLUMN snowflake_status.worker_id IS 'the number that ids are made with; null before there is a window, unless ready';
 COMMENT ON COLUMN snowflake_status.datacenter_id IS 'the upper part of that number, where the layout has it';
 COMMENT ON COLUMN snowflake_status.node IS 'this node''s name in snowflake_high_water_marks';
 COMMENT ON COLUMN snowflake_status.conflict IS 'the node whose record has the same number; null if there is none';

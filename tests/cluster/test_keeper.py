@@ -587,6 +587,14 @@ def test_the_keeper_stands_still(node):
 # Stopping the server
 
 
+def test_nobody_waits_for_an_idle_keeper(node):
+    """DROP DATABASE has every process let go of the files, also a keeper that has nothing to do."""
+    node = node()
+    node.id()
+    until(lambda: node.app.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone()[0], "an idle node")
+    node.sql("SET statement_timeout = '30s'", "CREATE DATABASE other", "DROP DATABASE other")
+
+
 def test_stops_under_load(node):
     """fast ends while sessions make ids, and a smart one that waits for a client, who gets ids to the end."""
     node = node(reservation="200ms")

@@ -148,13 +148,15 @@ pub fn start<'a>(
     }
     let same_number = || records.iter().filter(|record| record.number == number);
     let conflict = conflict(records, node, number, beginning.timeline);
-    let promoted = family().map(|record| record.timeline).max() < Some(beginning.timeline)
-        && family().next().is_some();
+    // Its own first record on the new timeline ends a promotion. Not that of a sibling, which
+    // may have come by logical replication from a timeline of its own.
+    let promoted = family().any(|record| record.timeline < beginning.timeline)
+        && !own().any(|record| record.timeline >= beginning.timeline);
     let guarded = !beginning.running && (promoted || conflict.is_some());
 
     // What this node has issued itself is below the cursor if it is running, else below
     // its own mark.
-    let marks = family().chain(same_number());
+    let marks = own().chain(same_number());
     let marks = marks.filter(|record| !(beginning.running && record.node == *node));
     let floor = marks.filter_map(|record| record.slot(layout)).max();
     let has_own_mark = !beginning.running && own().next().is_some();
@@ -172,6 +174,25 @@ pub fn start<'a>(
     Ok(Start { floor, guarded, conflict })
 }
 
+/// The greatest mark among the records of other nodes with a node's number that were written
+/// before a moment; 0 where there is none. A record that is that old and was not there before
+/// has come with restored data.
+pub fn mark_from_before(
+    records: &[Record],
+    node: &NodeName,
+    number: Number,
+    layout: &Layout,
+    moment: i64,
+) -> u64 {
+    records
+        .iter()
+        .filter(|record| record.number == number && record.node != *node)
+        .filter(|record| record.updated_at < moment)
+        .filter_map(|record| record.slot(layout))
+        .max()
+        .unwrap_or(0)
+}
+
 /// The record of another node that has a node's number; of several the most telling.
 pub fn conflict<'a>(
     records: &'a [Record],
@@ -184,7 +205,7 @@ pub fn conflict<'a>(
         .filter(|record| record.number == number && record.node != *node)
         .map(|record| Conflict { record, copy: record.node.cluster == node.cluster })
         // A member of the family with an older timeline is the primary before a promotion.
-        .filter(|conflict| !conflict.copy || conflict.record.timeline == timeline)
+        .filter(|conflict| !conflict.copy || conflict.record.timeline >= timeline)
         .max_by_key(|conflict| (conflict.copy, conflict.record.updated_at))
 }
 

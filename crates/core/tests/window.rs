@@ -3,8 +3,8 @@
 #![cfg(not(loom))]
 
 use snowflake_core::window::{
-    Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Start, end, patience, remaining,
-    start, time_of_slot, until,
+    Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Start, end, mark_from_before,
+    patience, remaining, start, time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
 
@@ -121,7 +121,10 @@ fn a_promoted_standby_keeps_clear_of_its_primary() {
     let records = [record("1-p", 1, NEXT_TICK - 9000, 2)];
     let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict: None };
     assert_eq!(begin(&records, false), Ok(start.clone()));
-    // Whatever number the primary had, and though this node was a primary before.
+    // Whatever number the primary had, though this node was a primary before, and whatever
+    // timelines there are elsewhere in the family.
+    let records = [record("1-p", 1, NEXT_TICK - 9000, 2), record("1-s", 6, NEXT_TICK, 3)];
+    assert_eq!(begin(&records, false), Ok(start.clone()));
     let records = [record("1-p", 5, NEXT_TICK - 9000, 2), record("1-a", 1, 5, 1)];
     assert_eq!(begin(&records, false), Ok(start));
     // Recovery to a point in time, in place.
@@ -134,8 +137,36 @@ fn a_promoted_standby_keeps_clear_of_its_primary() {
 }
 
 #[test]
+fn the_family_counts_only_where_it_has_the_number() {
+    let records = [record("1-s", 6, NEXT_TICK + 5000, 3)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
+}
+
+#[test]
+fn an_old_record_that_arrives_late() {
+    let (layout, node) = (layout(), NodeName::parse("1-a"));
+    let records = [
+        record("2-b", 1, 700, 1),
+        record("1-o", 1, 600, 1),
+        record("2-b", 1, 900, 1),
+        record("2-b", 8, 800, 1),
+        record("1-a", 1, 800, 1),
+    ];
+    // `updated_at` is the tick, here.
+    let mark = |moment| mark_from_before(&records, &node, number(1), &layout, moment);
+    assert_eq!(mark(900), first(700) + 7);
+    assert_eq!(mark(901), first(900) + 7);
+    assert_eq!(mark(600), 0);
+}
+
+#[test]
 fn a_copy_is_noticed_if_it_has_the_number() {
     let records = [record("1-o", 1, NEXT_TICK - 9000, 3), record("2-b", 1, NEXT_TICK, 3)];
+    let conflict = Some(Conflict { record: &records[0], copy: true });
+    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict };
+    assert_eq!(begin(&records, false), Ok(start));
+    // An old primary hears of the new one.
+    let records = [record("1-o", 1, NEXT_TICK - 9000, 4)];
     let conflict = Some(Conflict { record: &records[0], copy: true });
     let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict };
     assert_eq!(begin(&records, false), Ok(start));

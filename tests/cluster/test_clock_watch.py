@@ -1,0 +1,269 @@
+"""A clock that goes wrong must not take the node's record with it: jumps, steps back, a bad synchronisation."""
+
+import re
+import time
+
+import psycopg
+import pytest
+from clients import TICK, Clients, eventually, seconds
+
+TEN_DAYS = 864000
+
+
+@pytest.fixture
+def made(clock_server, connect):
+    """A connection to a server under a movable clock, which has just made an id."""
+    connection = connect(clock_server)
+    connection.execute("CREATE EXTENSION snowflake_id")
+    next_id(connection)
+    return connection
+
+
+def configure(server, connection, **settings):
+    """Change settings of the extension and wait until the session has them."""
+    server.configure({f"snowflake_id.{name}": value for name, value in settings.items()})
+    server.reload()
+    for name, value in settings.items():
+        eventually(lambda name=name, value=value: connection.execute(f"SHOW snowflake_id.{name}").fetchone() == (value,))
+
+
+def one(connection, query):
+    (value,) = connection.execute(query).fetchone()
+    return value
+
+
+def next_id(connection):
+    return one(connection, "SELECT snowflake_nextval()")
+
+
+def state(connection):
+    return one(connection, "SELECT state FROM snowflake_status")
+
+
+def assert_jumped(connection):
+    """Ids are refused because of ten days, and the record knows nothing of them."""
+    with pytest.raises(psycopg.Error) as caught:
+        next_id(connection)
+    diag = caught.value.diag
+    assert diag.sqlstate == "58000"
+    assert re.fullmatch(r"the clock jumped forward by (10(\.0\d*)?|9\.99\d*) d", diag.message_primary)
+    assert "SELECT snowflake_accept_clock()" in diag.message_hint
+    assert state(connection) == "clock_jumped"
+    assert 9.99 < one(connection, "SELECT extract(epoch FROM clock_jump)::float / 86400 FROM snowflake_status") < 10.01
+    mark = one(connection, "SELECT reserved_until FROM snowflake_high_water_marks")
+    assert seconds(mark) <= time.time() + 1 + TICK
+
+
+def assert_made_now(connection, above, offset=0):
+    """An id is made without an error, is greater than those before, and carries the time of its making."""
+    before = time.time() + offset
+    number = next_id(connection)
+    assert number > above
+    assert before - TICK <= seconds(number) <= time.time() + offset
+    # Where a window was still open, the keeper notices a moment later.
+    eventually(lambda: state(connection) == "ready")
+    return number
+
+
+def end(server, how):
+    server.kill9() if how == "kill9" else server.stop(how)
+
+
+def test_a_jump_forward_while_running(clock_server, made):
+    """Ten days are refused as often as anyone asks; ids come back by themselves with the clock."""
+    last = next_id(made)
+    for _ in range(3):
+        clock_server.clock.offset(TEN_DAYS)
+        assert_jumped(made)
+        # Looking again does not make the keeper used to it.
+        for _ in range(3):
+            looked = one(made, "SELECT keeper_looked_at FROM snowflake_status")
+            assert_jumped(made)
+            assert one(made, "SELECT keeper_looked_at FROM snowflake_status") > looked
+        clock_server.clock.offset(0)
+        last = assert_made_now(made, last)
+
+
+@pytest.mark.parametrize("how", ["fast", "kill9"])
+def test_a_jump_forward_while_down(clock_server, made, connect, how):
+    """The machine has not been started anew, so its other clock tells."""
+    last = next_id(made)
+    end(clock_server, how)
+    clock_server.clock.offset(TEN_DAYS)
+    clock_server.start()
+    connection = connect(clock_server)
+    assert_jumped(connection)
+    clock_server.clock.offset(0)
+    assert_made_now(connection, last)
+
+
+@pytest.mark.parametrize("how", ["fast", "kill9"])
+def test_a_jump_outlasts_a_restart(clock_server, made, connect, how):
+    """A restart is not an administrator's word that the clock is right."""
+    last = next_id(made)
+    clock_server.clock.offset(TEN_DAYS)
+    connection = made
+    for _ in range(2):
+        assert_jumped(connection)
+        end(clock_server, how)
+        clock_server.start()
+        connection = connect(clock_server)
+    assert_jumped(connection)
+    clock_server.clock.offset(0)
+    assert_made_now(connection, last)
+
+
+@pytest.mark.parametrize("how", ["fast", "kill9"])
+def test_a_jump_is_accepted(clock_server, made, connect, how):
+    """Ids carry the new time, and go on to do so after a restart; there is nothing to accept twice."""
+    last = next_id(made)
+    assert one(made, "SELECT snowflake_accept_clock()") is False
+    clock_server.clock.offset(TEN_DAYS)
+    assert_jumped(made)
+    assert one(made, "SELECT snowflake_accept_clock()") is True
+    last = assert_made_now(made, last, TEN_DAYS)
+    assert one(made, "SELECT snowflake_accept_clock()") is False
+    end(clock_server, how)
+    clock_server.start()
+    last = assert_made_now(connect(clock_server), last, TEN_DAYS)
+    # The next jump is one again.
+    clock_server.clock.offset(2 * TEN_DAYS)
+    with pytest.raises(psycopg.Error) as caught:
+        next_id(connect(clock_server))
+    assert caught.value.diag.sqlstate == "58000"
+
+
+def test_a_jump_while_down_is_accepted(clock_server, made, connect):
+    last = next_id(made)
+    clock_server.stop()
+    clock_server.clock.offset(TEN_DAYS)
+    clock_server.start()
+    connection = connect(clock_server)
+    assert_jumped(connection)
+    assert one(connection, "SELECT snowflake_accept_clock()") is True
+    assert_made_now(connection, last, TEN_DAYS)
+
+
+def test_who_may_accept_a_clock(clock_server, made, connect):
+    """42501 for anyone who has not been granted it, whatever the clock does."""
+    made.execute("CREATE ROLE ordinary LOGIN")
+    ordinary = connect(clock_server, user="ordinary")
+    for offset in 0, TEN_DAYS:
+        clock_server.clock.offset(offset)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            ordinary.execute("SELECT snowflake_accept_clock()")
+    assert_jumped(made)
+    # Everyone may read why there are no ids.
+    assert state(ordinary) == "clock_jumped"
+
+
+@pytest.mark.parametrize(("allowed", "offset"), [("1d", 86000), ("0", TEN_DAYS)])
+def test_a_jump_that_is_allowed(clock_server, made, connect, allowed, offset):
+    """Up to max_clock_jump the clock is believed; with 0, always: while running, and over a restart."""
+    configure(clock_server, made, max_clock_jump=allowed)
+    last = next_id(made)
+    clock_server.clock.offset(offset)
+    last = assert_made_now(made, last, offset)
+    assert one(made, "SELECT snowflake_accept_clock()") is False
+    clock_server.stop()
+    clock_server.clock.offset(2 * offset)
+    clock_server.start()
+    assert_made_now(connect(clock_server), last, 2 * offset)
+
+
+def test_allowing_a_jump_ends_the_quarantine(clock_server, made):
+    """An hour against a minute is refused; a reload that allows two hours helps the next call."""
+    configure(clock_server, made, max_clock_jump="1min")
+    last = next_id(made)
+    clock_server.clock.offset(3600)
+    with pytest.raises(psycopg.Error) as caught:
+        next_id(made)
+    assert caught.value.diag.sqlstate == "58000"
+    assert state(made) == "clock_jumped"
+    configure(clock_server, made, max_clock_jump="2h")
+    # The keeper reads its configuration soon after the session.
+    eventually(lambda: not is_refused(made))
+    assert_made_now(made, last, 3600)
+
+
+def is_refused(connection):
+    try:
+        next_id(connection)
+    except psycopg.Error as error:
+        assert error.sqlstate == "58000", error
+        return True
+    return False
+
+
+def test_jumps_under_load(clock_server, made):
+    """Not one id carries the time of a jump, and none is made twice."""
+    started = time.time()
+    with Clients(clock_server, 4) as clients:
+        for jump in TEN_DAYS, TEN_DAYS, 86401:
+            clients.wait_for(50_000)
+            refused = clients.errors["58000"]
+            clock_server.clock.offset(jump)
+            eventually(lambda before=refused: clients.errors["58000"] > before)
+            clock_server.clock.offset(0)
+            clients.round += 1
+        clients.wait_for(50_000)
+    ids = clients.distinct()
+    print(f"{ids.size} ids, 3 jumps of the clock and back: 0 duplicates; {dict(clients.errors)}")
+    assert started - TICK <= seconds(int(ids[0]))
+    assert seconds(int(ids[-1])) <= time.time()
+    assert set(clients.errors) == {"58000"}
+
+
+def test_steps_back_while_running(clock_server, made):
+    """3 ms are waited for; 50 ms are an error that passes by itself; an hour is one until the clock is back."""
+    clock, offset = clock_server.clock, 0
+    last = next_id(made)
+    for _ in range(50):
+        clock.offset(offset := offset - 0.003)
+        number = next_id(made)
+        assert number > last
+        last = number
+    # A step back that nobody saw, because the machine was slow, is made again.
+    refused = 0
+    while not refused:
+        clock.offset(offset := offset - 0.050)
+        while is_refused(made):
+            refused += 1
+        number = next_id(made)
+        assert number > last
+        last = number
+    clock.offset(offset - 3600)
+    for _ in range(3):
+        assert is_refused(made)
+    assert state(made) == "clock_behind"
+    clock.offset(0)
+    assert_made_now(made, last)
+
+
+def test_the_kernels_estimate_of_the_error(start_server, connect):
+    """No new windows while it exceeds max_clock_error; which of the two it does is read from the status."""
+    server = start_server()
+    connection = connect(server)
+    connection.execute("CREATE EXTENSION snowflake_id")
+    last = next_id(connection)
+    estimate = one(connection, "SELECT extract(epoch FROM clock_error)::float * 1000 FROM snowflake_status")
+    print(f"the kernel's clock may be wrong by {estimate} ms")
+    # More than it can be (the kernel counts to 16 s), and off.
+    for allowed in "1h", "0":
+        configure(server, connection, max_clock_error="1ms")
+        if estimate > 1:
+            # As soon as the window is used up.
+            eventually(lambda: is_refused(connection))
+            with pytest.raises(psycopg.Error) as caught:
+                next_id(connection)
+            message = caught.value.diag.message_primary
+            assert re.fullmatch(r"the clock error may be as large as [\d.]+ (ms|s|min)", message)
+            assert state(connection) == "clock_error"
+        else:
+            print("below 1 ms: no setting can refuse it")
+            assert not is_refused(connection)
+        configure(server, connection, max_clock_error=allowed)
+        # The keeper reads its configuration soon after the session.
+        eventually(lambda: not is_refused(connection))
+        assert next_id(connection) > last
+        eventually(lambda: state(connection) == "ready")

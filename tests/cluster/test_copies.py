@@ -1,0 +1,392 @@
+"""No id twice when data is copied, set back or moved: base backups, recovery, dumps, pg_upgrade."""
+
+import contextlib
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from test_replication import (
+    BATCH,
+    IDS,
+    REPLICATION,
+    ROWS,
+    SCHEMA,
+    Copies,
+    Load,
+    duplicates,
+    milliseconds,
+    next_id,
+    poll,
+    status,
+    warnings,
+)
+from throwaway import (
+    INITDB_OPTIONS,
+    PROJECT,
+    Installation,
+    Server,
+    ServerError,
+    clean_environment,
+)
+
+# With so few ids in a millisecond a node soon runs far ahead of the clock, where it may.
+NARROW = "timestamp:41,worker:10,sequence:3"
+AHEAD = {"layout": NARROW, "max_ahead": "1h"}
+
+
+@pytest.fixture
+def copies(installation):
+    with Copies(installation) as copies:
+        yield copies
+
+
+def run_ahead(connection):
+    """Take ids that are up to a minute ahead of the clock, which will not catch up during a test."""
+    ids = connection.execute("SELECT snowflake_batch_array(480000)").fetchone()[0]
+    ahead = connection.execute(
+        "SELECT snowflake_timestamp(%s::bigint) - clock_timestamp() > interval '50 s'", [ids[-1]]
+    ).fetchone()
+    assert ahead == (True,)
+    return ids
+
+
+def load(server, number=1000):
+    """The ids of some sessions that make so many each."""
+    with Load(server, IDS, ROWS, BATCH) as load:
+        load.wait_for(number)
+        ids = load.stop()
+    assert not load.lost and not any(load.errors), (load.lost, load.errors)
+    return ids
+
+
+@pytest.mark.parametrize("on_copy", ["warn", "refuse"])
+def test_a_copy_beside_the_original(start_server, copies, connect, on_copy):
+    """It says whose copy it is, or refuses; another number, by a reload, makes it a node of its own."""
+    original = start_server(on_copy=on_copy, postgres=REPLICATION)
+    original.psql(SCHEMA)
+    admin = connect(original)
+    with Load(original, IDS, ROWS) as other:
+        other.wait_for(1000)
+        begin = time.time() * 1000
+        copy = copies.make(original)
+        session = connect(copy)
+        if on_copy == "warn":
+            number = next_id(session)
+            # The default guard.
+            assert milliseconds(number) >= int(begin) + 1000
+            assert status(session).state == "ready"
+        else:
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
+                next_id(session)
+            diag = caught.value.diag
+            assert diag.message_primary == "this data directory may be a copy of another node's"
+            assert diag.message_detail
+            assert "worker_id" in diag.message_hint
+            assert status(session).state == "copy"
+        row = status(session)
+        assert row.node != status(admin).node
+        assert status(admin).node in row.conflict
+        # Once, however often it is asked.
+        warned = [line.partition("WARNING:  ")[2] for line in warnings(copy)]
+        expected = {
+            "warn": "snowflake_id: this node's worker id is also in another node's record",
+            "refuse": "snowflake_id: no ids: this data directory may be a copy of another node's",
+        }
+        assert warned == [expected[on_copy]]
+        copy.configure({"snowflake_id.worker_id": 2})
+        copy.reload()
+
+        def flows():
+            try:
+                return next_id(session) >> 12 & 1023 == 2
+            except psycopg.errors.ObjectNotInPrerequisiteState:
+                assert on_copy == "refuse"
+
+        poll(flows)
+        assert status(session).state == "ready"
+        assert status(session).conflict is None
+        ids = load(copy)
+        other.wait_for(1000)
+        originals = other.stop()
+        assert not other.lost and not any(other.errors), other.errors
+    # The original has nothing to do with all that, and is not taken for a copy of itself.
+    assert status(admin).conflict is None
+    assert warnings(original) == []
+    original.kill9()
+    original.start()
+    admin = connect(original)
+    originals.append(next_id(admin))
+    assert status(admin).conflict is None
+    assert warnings(original) == []
+    twice = duplicates(originals, ids)
+    print(f"{len(originals)} ids of an original, {len(ids)} of its copy with another worker id: {twice} duplicates")
+    assert twice == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "ahead"), [("in place", {}), ("elsewhere", AHEAD)], ids=["in place", "elsewhere, ids ahead of the clock"]
+)
+def test_point_in_time_recovery(installation, start_server, copies, connect, place, ahead):
+    """The record is set back with the data; the new timeline says so, and the guard is above all that was issued."""
+    archive = installation.directory()
+    backup = installation.directory() / "base"
+    server = start_server(
+        **ahead, postgres={**REPLICATION, "archive_mode": "on", "archive_command": f"cp %p {archive}/%f"}
+    )
+    server.psql(SCHEMA)
+    installation.run(
+        installation.bin("pg_basebackup"), "-D", backup, "-d", server.conninfo(), "-c", "fast", "--no-sync"
+    )
+    admin = connect(server)
+    with Load(server, IDS, ROWS, BATCH) as session:
+        session.wait_for(1000)
+        admin.execute("SELECT pg_create_restore_point('here')")
+        session.wait_for(1000)
+        before = run_ahead(admin) if ahead else []
+        wal = admin.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone()[0]
+        poll(lambda: (archive / wal).exists())
+        server.kill9()
+        before += session.stop()
+    server.remove()
+    recovery = {
+        "archive_mode": "off",
+        "restore_command": f"cp {archive}/%f %p",
+        "recovery_target_name": "here",
+        "recovery_target_action": "promote",
+    }
+    if place == "in place":
+        server.configure(recovery)
+    else:
+        server = copies.adopt(server, postgres=recovery)
+    installation.run("mv", backup, server.data)
+    installation.run("touch", server.data / "recovery.signal")
+    server.start()
+    poll(lambda: server.psql("SELECT pg_is_in_recovery()") == "f")
+    admin = connect(server)
+    after = [next_id(admin)]
+    # It is neither a copy nor a stranger.
+    row = status(admin)
+    assert (row.state, row.timeline, row.conflict) == ("ready", 2, None)
+    after += load(server)
+    twice = duplicates(before, after)
+    print(f"{len(before)} ids before, {len(after)} after recovery to a point in time: {twice} duplicates")
+    assert twice == 0
+    first, last = after[0], max(before)
+    assert first > last
+
+
+def dump(server, dbname, *options):
+    """The file into which a database was dumped."""
+    installation = server.installation
+    file = installation.directory() / "dump"
+    installation.run(installation.bin("pg_dump"), "-d", server.conninfo(dbname), "-f", file, *options)
+    return file
+
+
+def restore(server, dbname, file, *options):
+    """What pg_dump wrote; an error fails the test."""
+    installation = server.installation
+    if file.read_bytes().startswith(b"PGDMP"):
+        command = [installation.bin("pg_restore"), "--exit-on-error", *options, file]
+    else:
+        command = [installation.bin("psql"), "-Xq", "-v", "ON_ERROR_STOP=1", *options, "-f", file]
+    assert "ERROR" not in installation.run(*command, "-d", server.conninfo(dbname))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-Fp"], ["-Fc", "--single-transaction"]],
+    ids=["plain", "custom, one transaction"],
+)
+def test_dump_and_restore_elsewhere(start_server, copies, connect, options):
+    """The record moves with the data: a new cluster with the same worker id goes on above the old ids."""
+    source = start_server(**AHEAD)
+    source.psql(SCHEMA)
+    before = load(source) + run_ahead(connect(source))
+    file = dump(source, "postgres", options[0])
+    node = status(connect(source)).node
+    source.stop()
+    target = copies.adopt(source, data="initdb").start()
+    restore(target, "postgres", file, *options[1:])
+    session = connect(target)
+    after = [next_id(session)]
+    first, last = after[0], max(before)
+    assert first > last
+    # The old node may still be there, for all the new one knows.
+    assert node in status(session).conflict
+    after += load(target)
+    assert session.execute("SELECT count(*) - count(DISTINCT id) FROM items").fetchone() == (0,)
+    twice = duplicates(before, after)
+    print(f"{len(before)} ids before, {len(after)} after dump and restore: {twice} duplicates")
+    assert twice == 0
+    # What the new node has recorded is worth as much as what was restored.
+    target.kill9()
+    target.start()
+    first, last = next_id(connect(target)), max(after)
+    assert first > last
+
+
+def test_restore_into_a_node_that_runs(start_server, copies, connect):
+    """A record that arrives when ids have been made already is heeded from the next window on."""
+    source = start_server(**AHEAD)
+    source.psql(SCHEMA)
+    before = run_ahead(connect(source))
+    file = dump(source, "postgres", "-Fc")
+    source.stop()
+    target = copies.adopt(source, data="initdb").start()
+    target.psql("CREATE EXTENSION snowflake_id")
+    session = connect(target)
+    next_id(session)
+    restore(target, "postgres", file)
+    poll(lambda: session.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone() == (True,))
+    after = [next_id(session)]
+    after += load(target)
+    twice = duplicates(before, after)
+    print(f"{len(before)} ids before, {len(after)} after a restore into a running node: {twice} duplicates")
+    assert twice == 0
+    first, last = after[0], max(before)
+    assert first > last
+
+
+@pytest.mark.parametrize("dropped", ["extension", "database"])
+def test_dump_and_restore_in_place(start_server, connect, dropped):
+    """The record is lost with the extension or its database, and comes back with the dump."""
+    home = "app" if dropped == "database" else "postgres"
+    server = start_server(**AHEAD, database=home)
+    if dropped == "database":
+        server.psql("CREATE DATABASE app")
+    server.psql(SCHEMA, home)
+    before = []
+    session = connect(server, home)
+    poll(lambda: flows(session, before))
+    before += run_ahead(session)
+    file = dump(server, home, "-Fc")
+    session.close()
+    if dropped == "database":
+        server.psql("DROP DATABASE app WITH (FORCE)")
+    else:
+        server.psql("DROP EXTENSION snowflake_id CASCADE; DROP TABLE items")
+    # Shared memory would remember.
+    server.restart()
+    if dropped == "database":
+        server.psql("CREATE DATABASE app")
+    restore(server, home, file)
+    session = connect(server, home)
+    after = []
+    poll(lambda: flows(session, after))
+    assert status(session).conflict is None
+    first, last = after[0], max(before)
+    print(f"{len(before)} ids before the {dropped} was dropped and restored, {len(after)} after: 0 duplicates")
+    assert first > last
+
+
+def flows(session, ids):
+    """Whether ids flow; the new id is kept. Only the causes that this file makes may stop them."""
+    try:
+        ids.append(next_id(session))
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        assert error.diag.message_primary.startswith(
+            ("extension snowflake_id is missing", "the keeper of snowflake ids cannot connect to database")
+        )
+    return ids
+
+
+def servers():
+    """The pg_config of each server there is to test with."""
+    setup = subprocess.run(
+        [PROJECT / "tools/setup", "servers"],
+        env={name: value for name, value in os.environ.items() if name != "PG_CONFIG"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    return setup.stdout.split()
+
+
+def version(pg_config):
+    """The major version of a server."""
+    command = [pg_config, "--version"]
+    output = subprocess.run(command, env=clean_environment(), stdout=subprocess.PIPE, text=True, check=True).stdout
+    return int(output.split()[1].partition(".")[0])
+
+
+def scripts(installation):
+    """The SQL of the extension in an installation."""
+    return {file.name: file.read_text() for file in installation.root.rglob("snowflake_id--*.sql")}
+
+
+@contextlib.contextmanager
+def older(installation, pg_config):
+    """An installation to upgrade from; skips the test where there is none with the same extension."""
+    major = version(pg_config)
+    if major == installation.major:
+        yield installation
+        return
+    if major > installation.major:
+        pytest.skip(f"PostgreSQL {major} is newer than {installation.major}")
+    try:
+        found = Installation(pg_config, PROJECT / f"target/package/pg{major}")
+    except ServerError as error:
+        pytest.skip(str(error))
+    with found:
+        if scripts(found) != scripts(installation):
+            pytest.skip(f"another version of the extension is built for it: run 'make PG_CONFIG={pg_config}'")
+        yield found
+
+
+@pytest.mark.parametrize("pg_config", servers(), ids=lambda pg_config: f"from {version(pg_config)}")
+def test_pg_upgrade(installation, copies, connect, pg_config):
+    """From an older server, or one of the same version, to the one under test: the record moves with the data.
+
+    The extension is preloaded on both sides meanwhile, as it is in the configuration of
+    servers that have it; its keepers stay out of the way.
+    """
+    with older(installation, pg_config) as origin:
+        settings = {"snowflake_id.worker_id": 1, **{f"snowflake_id.{name}": value for name, value in AHEAD.items()}}
+        old = Server(origin, settings)
+        old.start()
+        # Debian's 15.20 marks columns in a way that other builds of PostgreSQL do not restore.
+        marked = old.psql("SELECT count(*) FROM pg_attribute WHERE attoptions IS NOT NULL")
+        if origin is not installation and marked != "0":
+            pytest.skip(f"{origin.version} has options in its catalog that {installation.version} does not know")
+        old.psql(SCHEMA)
+        with psycopg.connect(old.conninfo(), autocommit=True) as session:
+            before = load(old) + run_ahead(session)
+        old.stop()
+        new = copies.adopt(old)
+        # A default that changed in version 18.
+        checksums = ["--no-data-checksums"] if installation.major >= 18 > origin.major else []
+        installation.run(installation.bin("initdb"), "-D", new.data, *INITDB_OPTIONS, *checksums)
+        settings["shared_preload_libraries"] = "snowflake_id"
+        for server in old, new:
+            with open(server.data / "postgresql.conf", "a") as file:
+                file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        try:
+            installation.run(
+                # In a directory of the servers' user, because it leaves scripts there.
+                *["env", "-C", new.directory, installation.bin("pg_upgrade"), "-U", "postgres", "-s", new.directory],
+                *["-b", Path(origin.bin("postgres")).parent, "-d", old.data],
+                *["-B", Path(installation.bin("postgres")).parent, "-D", new.data],
+            )
+        except ServerError as error:
+            logs = sorted(new.data.glob("pg_upgrade_output.d/*/log/*"))
+            raise AssertionError("\n".join([str(error), *(log.read_text()[-2000:] for log in logs)])) from None
+        new.start()
+        session = connect(new)
+        after = [next_id(session)]
+        first, last = after[0], max(before)
+        assert first > last
+        after += load(new)
+        twice = duplicates(before, after)
+        print(
+            f"{len(before)} ids before, {len(after)} after an upgrade from {origin.major} to {installation.major}: "
+            f"{twice} duplicates"
+        )
+        assert twice == 0
+        assert old.crashes() == []
+        assert session.execute("SELECT count(*) - count(DISTINCT id) FROM items").fetchone() == (0,)
+        old.remove()

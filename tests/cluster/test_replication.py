@@ -1,0 +1,533 @@
+"""No id twice when servers replicate: promotion, synchronous standbys that are cut off, logical replication."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import namedtuple_row
+from throwaway import FakeClock, Server
+
+REPLICATION = {"wal_level": "replica", "max_wal_senders": 8, "hot_standby": "on"}
+SCHEMA = """
+    CREATE EXTENSION snowflake_id;
+    CREATE TABLE items (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), note text);
+"""
+IDS = "SELECT snowflake_nextval() FROM generate_series(1, 500)"
+ROWS = "INSERT INTO items (note) SELECT 'x' FROM generate_series(1, 100) RETURNING id"
+BATCH = "SELECT snowflake_batch(100)"
+# Ids of the default layout count milliseconds from 2025 on, the clock from 1970 on.
+EPOCH_2025 = 1_735_689_600_000
+
+
+def poll(condition, seconds=60, pause=0.02):
+    """Wait until the condition holds, and return what it returned."""
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(pause)
+    return result
+
+
+def milliseconds(number):
+    """When an id of the default layout says that it was made; in Unix time."""
+    return (number >> 22) + EPOCH_2025
+
+
+def clock_of(connection):
+    """The server's clock, in the same unit."""
+    return connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float").fetchone()[0]
+
+
+def next_id(connection):
+    return connection.execute("SELECT snowflake_nextval()").fetchone()[0]
+
+
+def status(connection):
+    """The one row of snowflake_status."""
+    (row,) = connection.cursor(row_factory=namedtuple_row).execute("SELECT * FROM snowflake_status").fetchall()
+    return row
+
+
+def warnings(server):
+    """What its keeper has warned of, but for what every test begins with: no extension yet."""
+    lines = [line for line in server.log.splitlines() if "snowflake_id keeper" in line and "WARNING:  " in line]
+    return [line for line in lines if "extension snowflake_id is missing" not in line]
+
+
+def duplicates(*received):
+    """How many ids were received more than once."""
+    ids = [number for part in received for number in part]
+    return len(ids) - len(set(ids))
+
+
+class Load:
+    """Sessions that ask for ids until they are stopped or lose the server.
+
+    Each id that arrived is kept, also if its transaction was rolled back afterwards or
+    was lost: every other one is rolled back. An error is kept and the query tried again.
+    """
+
+    def __init__(self, server, *queries):
+        self._server = server
+        self._stop = threading.Event()
+        self._received = [[] for _ in queries]
+        self.errors = [[] for _ in queries]
+        self.lost = []
+        self._threads = [
+            threading.Thread(target=self._session, args=parts)
+            for parts in zip(queries, self._received, self.errors, strict=True)
+        ]
+
+    def _session(self, query, ids, errors):
+        connection = None
+        turn = 0
+        try:
+            connection = psycopg.connect(self._server.conninfo())
+            while not self._stop.is_set():
+                turn += 1
+                try:
+                    # Row by row: an id counts as received even if the statement then fails.
+                    for row in connection.cursor().stream(query):
+                        ids.append(row[0])
+                    if turn % 2:
+                        connection.commit()
+                    else:
+                        connection.rollback()
+                except psycopg.Error as error:
+                    if connection.broken or connection.closed:
+                        raise
+                    errors.append(error)
+                    connection.rollback()
+                    time.sleep(0.01)
+        except psycopg.Error as error:
+            self.lost.append(error)
+        finally:
+            if connection:
+                connection.close()
+
+    def ids(self):
+        """All ids received so far."""
+        return [number for part in self._received for number in list(part)]
+
+    def count(self):
+        return sum(map(len, self._received))
+
+    def wait_for(self, number):
+        """Wait until so many further ids have been received by each session."""
+        goals = [len(part) + number for part in self._received]
+        poll(lambda: all(len(part) >= goal for part, goal in zip(self._received, goals, strict=True)))
+
+    def stop(self):
+        """End the sessions; all ids that they received."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a session does not end"
+        return self.ids()
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+class Copies:
+    """Servers that begin as copies of others, by pg_basebackup."""
+
+    def __init__(self, installation):
+        self._installation = installation
+        self._servers = []
+
+    def make(self, original, *options, name="copy", start=True, **more):
+        """A server with the original's data and configuration; `more` goes to adopt()."""
+        server = self.adopt(original, **more)
+        self._installation.run(
+            self._installation.bin("pg_basebackup"), "-D", server.data, "-c", "fast", "--no-sync", *options,
+            "-d", f"{original.conninfo()} application_name={name}",
+        )  # fmt: skip
+        return server.start() if start else server
+
+    def standby(self, primary, **more):
+        """A streaming standby that has replayed all there is now."""
+        standby = self.make(primary, "-R", name="standby", **more)
+        caught_up(primary, standby)
+        return standby
+
+    def adopt(self, original, clock=None, postgres=None, data="none", **extension):
+        """A server with the original's configuration, and no data yet."""
+        settings = {name: value for name, value in original.settings.items() if name != "unix_socket_directories"}
+        settings.update(postgres or {})
+        settings.update({f"snowflake_id.{name}": value for name, value in extension.items()})
+        self._servers.append(Server(self._installation, settings, clock=clock, data=data))
+        return self._servers[-1]
+
+    def clock(self):
+        """A clock for one of them."""
+        return FakeClock(self._installation.directory() / "clock")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for server in self._servers:
+            server.remove()
+        assert [line for server in self._servers for line in server.crashes()] == []
+
+
+@pytest.fixture
+def copies(installation):
+    with Copies(installation) as copies:
+        yield copies
+
+
+def caught_up(primary, standby):
+    """Wait until the standby has replayed what the primary has written."""
+    lsn = primary.psql("SELECT pg_current_wal_flush_lsn()")
+    poll(lambda: standby.psql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") == "t")
+
+
+def cut(primary):
+    """Cut the primary off from its standby: what it has still to send does not leave it. Its walsender's id."""
+    pid = int(primary.psql("SELECT pid FROM pg_stat_replication WHERE application_name = 'standby'"))
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    poll(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    return pid
+
+
+def keepers(server):
+    """The ids of its processes that are keepers."""
+    found = []
+    for pid in server.children():
+        try:
+            if "keeper" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return found
+
+
+def waits_for_standby(connection, pid):
+    """Whether a process waits for synchronous replication."""
+    query = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
+    return connection.execute(query, [pid]).rowcount == 1
+
+
+def promote(standby):
+    """Promote, with the standby's clock before that; in milliseconds."""
+    with psycopg.connect(standby.conninfo(), autocommit=True) as connection:
+        before = clock_of(connection)
+        assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+        return before
+
+
+# A record as logical replication brings it from a node with worker id 2 that was seeded by a
+# copy of this one: of the same system identifier, and promoted more often.
+SIBLING = """
+    INSERT INTO snowflake_high_water_marks
+    SELECT split_part(node, '-', 1) || '-0123456789abcdef', reserved_until, NULL, 2, layout, epoch, 9, updated_at,
+           boot_id, booted_at, 'another', data_directory
+    FROM snowflake_high_water_marks
+"""
+
+
+@pytest.mark.parametrize(
+    ("guard", "behind", "others"),
+    [(1000, [700, 1400], ""), (1000, [700], SIBLING), (0, [0], "")],
+    ids=["guard and slow clocks", "beside a sibling", "no guard and the same clock"],
+)
+def test_promotion_of_an_asynchronous_standby(start_server, copies, connect, guard, behind, others):
+    """The new primary lacks the last windows of the old one, and its clock is slow, but by less than the guard.
+
+    Where it happens twice, the standby of the first new primary is promoted as well.
+    """
+    server = start_server(reservation="200ms", promotion_guard=guard, on_copy="refuse", postgres=REPLICATION)
+    server.psql(SCHEMA)
+    next_id(connect(server))
+    server.psql(others)
+    received, promotions = [], []
+    for slow in behind:
+        clock = copies.clock()
+        clock.offset(-slow / 1000)
+        standby = copies.standby(server, clock=clock)
+        with Load(server, IDS, ROWS, BATCH) as load:
+            load.wait_for(1000)
+            cut(server)
+            replicated = int(standby.psql("SELECT max(reserved_until) FROM snowflake_high_water_marks"))
+            # The windows that the standby has heard of are over.
+            poll(lambda load=load, end=replicated: max(load.ids()) > end + (300 << 22))
+            load.wait_for(1000)
+            server.kill9()
+            received.append(load.stop())
+            assert load.lost and not any(load.errors), load.errors
+        before = promote(standby)
+        connection = connect(standby)
+        first = next_id(connection)
+        assert milliseconds(first) >= int(before) + guard
+        assert status(connection).state == "ready"
+        assert status(connection).conflict is None
+        assert warnings(standby) == []
+        promotions.append(milliseconds(first) - before)
+        received.append([first])
+        server = standby
+    with Load(server, IDS, ROWS, BATCH) as load:
+        load.wait_for(10_000)
+        received.append(load.stop())
+        assert not load.lost and not any(load.errors), load.errors
+    twice = duplicates(*received)
+    print(
+        f"{sum(map(len, received))} ids over {len(behind)} promotions after kill -9, guard {guard} ms, clocks slow "
+        f"by {behind} ms; first ids {[round(ms) for ms in promotions]} ms after promotion: {twice} duplicates"
+    )
+    assert twice == 0
+    for before, after in zip(received[:-1:2], received[1::2], strict=True):
+        first, last = after[0], max(before)
+        assert first > last
+
+
+def test_a_synchronous_standby_that_is_cut_off(start_server, copies, connect):
+    """No window without the standby: not after a cancel, a new keeper, a crash; so it may be promoted meanwhile.
+
+    Both then have the same worker id, and there is no guard: the record alone keeps them apart.
+    """
+    server = start_server(promotion_guard=0, postgres={**REPLICATION, "synchronous_commit": "off"})
+    server.psql(SCHEMA)
+    clock = copies.clock()
+    standby = copies.standby(server, clock=clock, postgres={"synchronous_standby_names": ""})
+    server.configure({"synchronous_standby_names": "standby"})
+    server.reload()
+    poll(lambda: server.psql("SELECT sync_state FROM pg_stat_replication") == "sync")
+    faults = 1
+    with Load(server, IDS, ROWS, BATCH) as load:
+        load.wait_for(5000)
+        admin = connect(server)
+        cut(server)
+        begin = clock_of(admin)
+        poll(lambda: all(load.errors))
+        count, last = load.count(), max(load.ids())
+        # The window of the moment, and one that the standby may just have confirmed.
+        assert milliseconds(last) <= begin + 2000
+        for errors in load.errors:
+            diag = errors[0].diag
+            assert diag.sqlstate == "55P03"
+            assert diag.message_primary == "snowflake ids are not available yet"
+            assert diag.message_detail.startswith("The keeper has been writing this node's record since 20")
+        # PostgreSQL answers a cancel by taking the commit for done; the keeper must not.
+        keeper = status(admin).keeper_pid
+        for _ in range(3):
+            poll(lambda: waits_for_standby(admin, keeper))
+            faults += 1
+            admin.execute("SELECT pg_cancel_backend(%s)", [keeper])
+        # A new keeper finds the record that is committed here and nowhere else.
+        faults += 1
+        admin.execute("SELECT pg_terminate_backend(%s)", [keeper])
+        poll(lambda: waits_for_standby(admin, status(admin).keeper_pid) and status(admin).keeper_pid != keeper)
+        # Split brain. The standby's clock is as far behind the record as it may be and be waited for.
+        mark = int(standby.psql("SELECT max(reserved_until) FROM snowflake_high_water_marks"))
+        assert mark > last
+        clock.offset(milliseconds(mark) / 1000 - time.time() - 0.5)
+        promote(standby)
+        faults += 1
+        with Load(standby, IDS, ROWS, BATCH) as other:
+            other.wait_for(5000)
+            new = other.stop()
+        assert not any(other.errors), other.errors
+        # One more call, from its beginning to its end.
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            next_id(admin)
+        assert load.count() == count, "ids from a window that the standby does not know"
+        server.kill9()
+        old = load.stop()
+    # Crash recovery takes every record for committed; the keeper does not.
+    faults += 1
+    server.start()
+    admin = connect(server)
+    with Load(server, IDS, ROWS, BATCH) as load:
+        poll(lambda: waits_for_standby(admin, status(admin).keeper_pid))
+        begin = time.monotonic()
+        server.stop("fast", seconds=30)
+        took = time.monotonic() - begin
+        assert load.stop() == []
+    twice = duplicates(old, new)
+    print(
+        f"{len(old)} ids before, {len(new)} after {faults} faults around a synchronous standby, "
+        f"stopped in {took:.1f} s: {twice} duplicates"
+    )
+    assert twice == 0
+    first, last = min(new), max(old)
+    assert first >= mark > last
+
+
+def test_a_standby_is_quiet(installation, start_server, copies, connect):
+    """25006, a status that answers, no keeper and no line in the log; whatever the primary's keeper does."""
+    server = start_server(reservation="100ms", postgres=REPLICATION)
+    server.psql(SCHEMA)
+    standby = copies.standby(server)
+    connection = connect(standby)
+    marks = set()
+
+    def mark():
+        marks.update(connection.execute("SELECT reserved_until FROM snowflake_high_water_marks").fetchall())
+        return len(marks) > 10
+
+    with Load(server, IDS) as load:
+        poll(mark)
+        load.stop()
+        assert not any(load.errors), load.errors
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        next_id(connection)
+    row = status(connection)
+    assert row.state == "standby"
+    assert row.keeper_pid is None
+    assert row.conflict is None
+    assert keepers(standby) == []
+    assert len(keepers(server)) == 1
+    log = standby.log
+    connection.execute("SELECT pg_reload_conf()")
+    poll(lambda: len(standby.log) > len(log))
+    log = standby.log.replace(str(installation.root), "")
+    assert [line for line in log.splitlines() if "snowflake" in line and "client backend" not in line] == []
+    # A restart of the standby changes nothing.
+    standby.restart()
+    assert status(connect(standby)).state == "standby"
+    assert keepers(standby) == []
+
+
+@pytest.fixture
+def nodes(start_server, copies):
+    """Two nodes, worker ids 1 and 2, that publish all their tables and subscribe to each other's."""
+    settings = {"wal_level": "logical", "max_wal_senders": 8, "autovacuum": "off", "checkpoint_timeout": "1h"}
+    one = start_server(reservation="200ms", postgres=settings)
+    two = copies.adopt(one, data="initdb", worker_id=2).start()
+    for node in one, two:
+        # PostgreSQL 15 sends a row back to where it came from. What a user has to do about it
+        # is simple where an id says who made it.
+        node.psql(
+            SCHEMA
+            + f"""
+            CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                RETURN CASE WHEN public.snowflake_worker_id(new.id) <> {node.settings["snowflake_id.worker_id"]} THEN new END;
+            END $$;
+            CREATE TRIGGER own BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION own();
+            ALTER TABLE items ENABLE REPLICA TRIGGER own;
+            CREATE PUBLICATION everything FOR ALL TABLES;
+            INSERT INTO items (note) SELECT 'before' FROM generate_series(1, 1000);
+            """
+        )
+    return one, two
+
+
+def subscribe(node, publisher):
+    origin = ", origin = none" if node.installation.major >= 16 else ""
+    node.psql(
+        f"CREATE SUBSCRIPTION other CONNECTION '{publisher.conninfo()}' PUBLICATION everything "
+        f"WITH (copy_data = true{origin})"
+    )
+    poll(
+        lambda: node.psql("SELECT count(*) > 1 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel") == "t"
+    )
+
+
+class Watch:
+    """Looks at a node's own record all the time, as a session and a client would."""
+
+    def __init__(self, node):
+        self._stop = threading.Event()
+        self._node = node
+        self.marks = []
+        self.wrong = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        with psycopg.connect(self._node.conninfo(), autocommit=True) as connection:
+            name = status(connection).node
+            query = "SELECT reserved_until FROM snowflake_high_water_marks WHERE node = %s"
+            while not self._stop.is_set():
+                rows = connection.execute(query, [name]).fetchall()
+                if len(rows) != 1:
+                    self.wrong.append(rows)
+                elif self.marks and rows[0][0] < self.marks[-1]:
+                    self.wrong.append((self.marks[-1], rows[0][0]))
+                elif not self.marks or rows[0][0] > self.marks[-1]:
+                    self.marks.append(rows[0][0])
+                time.sleep(0.001)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+def test_two_nodes_that_replicate_all_their_tables(nodes, connect):
+    """Each holds the other's record, which does no harm; two nodes with one number are noticed."""
+    one, two = nodes
+    sessions = connect(one), connect(two)
+    for session in sessions:
+        next_id(session)
+    subscribe(two, one)
+    subscribe(one, two)
+    with Load(one, IDS, ROWS, BATCH) as left, Load(two, IDS, ROWS, BATCH) as right, Watch(one) as a, Watch(two) as b:
+        # Over many windows.
+        poll(lambda: len(a.marks) > 15 and len(b.marks) > 15)
+        received = [left.stop(), right.stop()]
+    assert a.wrong == b.wrong == []
+    for load in left, right:
+        assert not load.lost and not any(load.errors), load.errors
+    twice = duplicates(*received)
+    assert twice == 0
+    # Everything arrives, and only once; nothing had to be skipped or tried again.
+    query = "SELECT count(*), count(DISTINCT id), sum(id) FROM items"
+    poll(lambda: one.psql(query) == two.psql(query))
+    for session, node in zip(sessions, nodes, strict=True):
+        rows = session.execute("SELECT node, count(*) FROM snowflake_high_water_marks GROUP BY node").fetchall()
+        assert sorted(rows) == sorted((status(session).node, 1) for session in sessions)
+        assert status(session).conflict is None
+        errors = session.execute("SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats")
+        assert errors.fetchall() == [(0, 0)], node.log
+    # They do not keep each other busy.
+    def settled():
+        query = "SELECT pg_current_wal_insert_lsn() - '0/0'"
+        before = [int(node.psql(query)) for node in nodes]
+        time.sleep(2)
+        after = [int(node.psql(query)) for node in nodes]
+        return all(y - x < 500 for x, y in zip(before, after, strict=True))
+
+    poll(settled)
+    print(
+        f"{sum(map(len, received))} ids of 2 nodes that replicate to each other, {len(a.marks)} and {len(b.marks)} "
+        f"windows: {twice} duplicates"
+    )
+    # The same number twice is against the rules. Each sees it at its next window, and goes on.
+    names = [status(session).node for session in sessions]
+    two.configure({"snowflake_id.worker_id": 1})
+    two.reload()
+
+    def conflicts():
+        for session in sessions:
+            next_id(session)
+        return [status(session).conflict for session in sessions]
+
+    begin = time.monotonic()
+    poll(lambda: None not in conflicts())
+    print(f"the same worker id was noticed by both after {time.monotonic() - begin:.1f} s")
+    for conflict, name in zip(conflicts(), reversed(names), strict=True):
+        assert name in conflict
+    for node in nodes:
+        assert len(warnings(node)) == 1
+    # Mended by a reload, without an error for anyone.
+    two.configure({"snowflake_id.worker_id": 3})
+    two.reload()
+    poll(lambda: conflicts() == [None, None])
