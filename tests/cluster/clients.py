@@ -9,6 +9,7 @@ import threading
 import time
 
 import numpy
+import psycopg
 from throwaway import clean_environment
 
 # COPY, because psql prints its rows as they come. Of a SELECT it would print nothing
@@ -25,11 +26,11 @@ TICK = 0.001
 Run = collections.namedtuple("Run", "round client ids")
 
 
-def eventually(condition, seconds=60):
+def eventually(condition, what="what was waited for", seconds=60):
     """Wait until a condition holds, and return what made it hold."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, f"what was waited for did not happen within {seconds} s"
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.01)
     return value
 
@@ -131,3 +132,79 @@ class Clients:
                 assert state or psql.returncode == 2, message
                 self.errors[state[1] if state else "no connection"] += 1
                 self._ended.wait(0.02)
+
+
+class Load:
+    """Sessions that ask for ids until they are stopped or lose the server.
+
+    Each id that arrived is kept, also if its transaction was rolled back afterwards or
+    was lost: every other one is rolled back. An error is kept and the query tried again.
+    """
+
+    def __init__(self, server, *queries):
+        self._server = server
+        self._stop = threading.Event()
+        self._received = [[] for _ in queries]
+        self.errors = [[] for _ in queries]
+        self.lost = []
+        self._threads = [
+            threading.Thread(target=self._session, args=parts)
+            for parts in zip(queries, self._received, self.errors, strict=True)
+        ]
+
+    def _session(self, query, ids, errors):
+        connection = None
+        turn = 0
+        try:
+            connection = psycopg.connect(self._server.conninfo())
+            while not self._stop.is_set():
+                turn += 1
+                try:
+                    # Row by row: an id counts as received even if the statement then fails.
+                    for row in connection.cursor().stream(query):
+                        ids.append(row[0])
+                    if turn % 2:
+                        connection.commit()
+                    else:
+                        connection.rollback()
+                except psycopg.Error as error:
+                    if connection.broken or connection.closed:
+                        raise
+                    errors.append(error)
+                    connection.rollback()
+                    time.sleep(0.01)
+        except psycopg.Error as error:
+            self.lost.append(error)
+        finally:
+            if connection:
+                connection.close()
+
+    def ids(self):
+        """All ids received so far."""
+        return [number for part in self._received for number in list(part)]
+
+    def count(self):
+        return sum(map(len, self._received))
+
+    def wait_for(self, number):
+        """Wait until so many further ids have been received by each session."""
+        goals = [len(part) + number for part in self._received]
+        eventually(lambda: all(len(part) >= goal for part, goal in zip(self._received, goals, strict=True)))
+
+    def stop(self):
+        """End the sessions; all ids that they received."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a session does not end"
+        return self.ids()
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from test_replication import (
+from clients import Load, eventually
+from nodes import (
     BATCH,
     IDS,
     REPLICATION,
     ROWS,
     SCHEMA,
-    Copies,
-    Load,
     duplicates,
     milliseconds,
     next_id,
-    poll,
     status,
     warnings,
 )
@@ -35,12 +33,6 @@ from throwaway import (
 # With so few ids in a millisecond a node soon runs far ahead of the clock, where it may.
 NARROW = "timestamp:41,worker:10,sequence:3"
 AHEAD = {"layout": NARROW, "max_ahead": "1h"}
-
-
-@pytest.fixture
-def copies(installation):
-    with Copies(installation) as copies:
-        yield copies
 
 
 def run_ahead(connection):
@@ -105,7 +97,7 @@ def test_a_copy_beside_the_original(start_server, copies, connect, on_copy):
             except psycopg.errors.ObjectNotInPrerequisiteState:
                 assert on_copy == "refuse"
 
-        poll(flows)
+        eventually(flows)
         assert status(session).state == "ready"
         assert status(session).conflict is None
         ids = load(copy)
@@ -147,7 +139,7 @@ def test_point_in_time_recovery(installation, start_server, copies, connect, pla
         session.wait_for(1000)
         before = run_ahead(admin) if ahead else []
         wal = admin.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone()[0]
-        poll(lambda: (archive / wal).exists())
+        eventually(lambda: (archive / wal).exists())
         server.kill9()
         before += session.stop()
     server.remove()
@@ -164,7 +156,7 @@ def test_point_in_time_recovery(installation, start_server, copies, connect, pla
     installation.run("mv", backup, server.data)
     installation.run("touch", server.data / "recovery.signal")
     server.start()
-    poll(lambda: server.psql("SELECT pg_is_in_recovery()") == "f")
+    eventually(lambda: server.psql("SELECT pg_is_in_recovery()") == "f")
     admin = connect(server)
     after = [next_id(admin)]
     # It is neither a copy nor a stranger.
@@ -241,7 +233,7 @@ def test_restore_into_a_node_that_runs(start_server, copies, connect):
     session = connect(target)
     next_id(session)
     restore(target, "postgres", file)
-    poll(lambda: session.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone() == (True,))
+    eventually(lambda: session.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone() == (True,))
     after = [next_id(session)]
     after += load(target)
     twice = duplicates(before, after)
@@ -261,7 +253,7 @@ def test_dump_and_restore_in_place(start_server, connect, dropped):
     server.psql(SCHEMA, home)
     before = []
     session = connect(server, home)
-    poll(lambda: flows(session, before))
+    eventually(lambda: flows(session, before))
     before += run_ahead(session)
     file = dump(server, home, "-Fc")
     session.close()
@@ -276,7 +268,7 @@ def test_dump_and_restore_in_place(start_server, connect, dropped):
     restore(server, home, file)
     session = connect(server, home)
     after = []
-    poll(lambda: flows(session, after))
+    eventually(lambda: flows(session, after))
     assert status(session).conflict is None
     first, last = after[0], max(before)
     print(f"{len(before)} ids before the {dropped} was dropped and restored, {len(after)} after: 0 duplicates")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy
 import psycopg
 import pytest
+from clients import eventually
 from psycopg.rows import namedtuple_row
 from throwaway import Server, ServerError
 
@@ -49,15 +50,6 @@ TRY_ON = """
     END $$
 """
 KEEPER_WAITS = "SELECT wait_event_type FROM pg_stat_activity WHERE backend_type = 'snowflake_id keeper'"
-
-
-def until(condition, what, seconds=DEADLINE):
-    """Wait for a condition; what it returns."""
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-    return result
 
 
 class Node:
@@ -122,7 +114,7 @@ class Node:
 
     def stops_with(self, sqlstate):
         """Make ids until there are no more, with this SQLSTATE at last; the error."""
-        return until(lambda: (diag := self.stops()).sqlstate == sqlstate and diag, f"an error {sqlstate}")
+        return eventually(lambda: (diag := self.stops()).sqlstate == sqlstate and diag, f"an error {sqlstate}")
 
     def flows(self, *states):
         """Wait until ids flow again, over errors with these SQLSTATEs; the first."""
@@ -135,7 +127,7 @@ class Node:
                     raise
                 return None
 
-        return until(once, "ids flow again")
+        return eventually(once, "ids flow again")
 
     def status(self, connection=None):
         rows = (connection or self.app).execute("SELECT * FROM snowflake_status").fetchall()
@@ -159,7 +151,7 @@ class Node:
             seen.add(self.status().reserved_until)
             return len(seen) > n
 
-        until(more, "further windows")
+        eventually(more, "further windows")
 
     def row(self):
         """This node's row in the keeper's table, as a dictionary."""
@@ -202,7 +194,7 @@ class Node:
         for thread in threads:
             thread.start()
         try:
-            until(lambda: errors or all(received), "every session has ids")
+            eventually(lambda: errors or all(received), "every session has ids")
             yield received
         finally:
             stop.set()
@@ -246,9 +238,9 @@ class Quiet:
         if self._rest is None:
             self._connection.execute(NEXT)
             idle = "SELECT reserved_until < clock_timestamp() FROM snowflake_status"
-            until(lambda: self._connection.execute(idle).fetchone() == (True,), "the last window has passed")
+            eventually(lambda: self._connection.execute(idle).fetchone() == (True,), "the last window has passed")
             # The first look at a catalog may tidy it up.
-            until(lambda: self.look()[1] == self.look()[1], "nothing is written")
+            eventually(lambda: self.look()[1] == self.look()[1], "nothing is written")
             self._rest = self.look()
         return self._rest
 
@@ -385,7 +377,7 @@ def test_the_keepers_database_comes_and_goes(node):
     node.restart("fast")
     assert node.stops_with("55000").message_primary == NO_DATABASE.format("ids")
     node.sql("CREATE DATABASE ids")
-    diag = until(lambda: (diag := node.stops()).message_primary == NO_EXTENSION.format("ids") and diag, "the keeper is there")
+    diag = eventually(lambda: (diag := node.stops()).message_primary == NO_EXTENSION.format("ids") and diag, "the keeper is there")
     assert diag.message_hint == NO_EXTENSION_HINT.format("ids")
     node.install("ids").id()
 
@@ -399,7 +391,7 @@ def test_the_keepers_database_comes_and_goes(node):
                 return False
             return True
 
-        until(once, "renamed")
+        eventually(once, "renamed")
 
     before = node.row()["reserved_until"]
     rename("ids", "away")
@@ -408,7 +400,7 @@ def test_the_keepers_database_comes_and_goes(node):
     node.says("no_database", diag)
     rename("away", "ids")
     node.flows("55000", "55P03")
-    until(lambda: node.row()["reserved_until"] > before, "the row that was there goes on")
+    eventually(lambda: node.row()["reserved_until"] > before, "the row that was there goes on")
 
 
 # What can be wrong with the keeper's table
@@ -454,8 +446,8 @@ def test_the_disk_is_full(node, full_disk):
         reader = node.superuser()
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         reader.execute(f"SELECT FROM {MARKS}")
-        full.touch()
         node.id()
+        full.touch()
         with pytest.raises(psycopg.errors.DiskFull):
             while True:
                 node.admin.execute(f"UPDATE {MARKS} SET updated_at = updated_at")
@@ -489,7 +481,7 @@ def test_the_table_is_locked(node):
         node.windows(1)
         other.execute("BEGIN")
         other.execute(lock)
-        diag = until(lambda: (diag := node.stops()).message_primary == CANNOT_RESERVE and diag, "the keeper gives up")
+        diag = eventually(lambda: (diag := node.stops()).message_primary == CANNOT_RESERVE and diag, "the keeper gives up")
         assert diag.sqlstate == "55P03"
         assert diag.message_detail == (
             "Its last attempt to write this node's record failed: canceling statement due to lock timeout"
@@ -510,7 +502,7 @@ def test_the_table_is_locked(node):
         # With each call it tries again.
         with contextlib.closing(node.ordinary("app")) as caller:
             caller.pgconn.send_query(TRY_ON.encode())
-            until(lambda: node.admin.execute(KEEPER_WAITS).fetchone() == ("Lock",), "the keeper waits for the lock")
+            eventually(lambda: node.admin.execute(KEEPER_WAITS).fetchone() == ("Lock",), "the keeper waits for the lock")
             caller.cancel_safe()
         node.restart(mode)
     node.sql("ROLLBACK PREPARED 'lock'")
@@ -537,7 +529,7 @@ def test_the_keeper_is_killed(node):
                     return True
                 return False
 
-            until(crashed, "sessions end")
+            eventually(crashed, "sessions end")
         node.server.wait_ready()
         node.connect()
         node.id()
@@ -548,7 +540,7 @@ def test_the_keeper_is_killed(node):
             keeper = node.keeper()
             node.admin.execute("SELECT pg_terminate_backend(%s)", [keeper])
             # The first window that the next keeper has published.
-            until(lambda old=keeper: node.id() and node.keeper() not in (None, old), "a new keeper")
+            eventually(lambda old=keeper: node.id() and node.keeper() not in (None, old), "a new keeper")
             node.windows(1)
     assert node.status().state == "ready"
 
@@ -591,7 +583,7 @@ def test_nobody_waits_for_an_idle_keeper(node):
     """DROP DATABASE has every process let go of the files, also a keeper that has nothing to do."""
     node = node()
     node.id()
-    until(lambda: node.app.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone()[0], "an idle node")
+    eventually(lambda: node.app.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone()[0], "an idle node")
     node.sql("SET statement_timeout = '30s'", "CREATE DATABASE other", "DROP DATABASE other")
 
 
@@ -609,7 +601,7 @@ def test_stops_under_load(node):
     node.admin.close()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         stopping = pool.submit(node.server.stop, "smart", seconds=DEADLINE)
-        until(lambda: not ready(node.server), "a smart stop has begun")
+        eventually(lambda: not ready(node.server), "a smart stop has begun")
         node.windows(5)
         assert not stopping.done()
         node.app.close()
@@ -639,7 +631,7 @@ def test_stops_while_the_clock_is_wrong(clock_server, connect):
         clock_server.clock.offset(offset)
         diag = node.stops()
         assert diag.sqlstate == "58000"
-        assert until(lambda state=state: node.status().state == state, f"state {state}")
+        assert eventually(lambda state=state: node.status().state == state, f"state {state}")
         for mode in "fast", "smart":
             node.restart(mode)
             diag = node.stops()
@@ -658,6 +650,7 @@ def test_stops_while_the_clock_is_wrong(clock_server, connect):
 def test_a_rotation_begins_above_the_marks_of_its_number(node):
     """A row of whatever node for the new worker id: its mark is waited for, without an error for anyone."""
     node = node(reservation="4s")
+    node.id()
     columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at"
     ((mark, clock),) = node.sql(
         f"""
@@ -669,7 +662,7 @@ def test_a_rotation_begins_above_the_marks_of_its_number(node):
     with node.load():
         node.server.configure({"snowflake_id.worker_id": 7})
         node.server.reload()
-        number = until(lambda: (number := node.id()) >> 12 & 1023 == 7 and number, "the new worker id")
+        number = eventually(lambda: (number := node.id()) >> 12 & 1023 == 7 and number, "the new worker id")
     assert number >= mark
     ((made_at,),) = node.sql(f"SELECT snowflake_timestamp({number})")
     assert made_at >= clock + datetime.timedelta(seconds=1.999)
@@ -764,6 +757,7 @@ def test_the_keeper_has_settings_of_its_own(node):
     """What is set for its role and its database does not matter: no other objects, no lazy commit, no lost update."""
     # What is not flushed by the commit itself is not flushed at all within this test.
     node = node(reservation="2s", postgres={"wal_writer_delay": "10s"})
+    node.id()
     node.sql(
         "CREATE SCHEMA evil",
         f"CREATE TABLE evil.{MARKS} (LIKE {MARKS})",
@@ -816,7 +810,7 @@ def test_the_keeper_has_settings_of_its_own(node):
             admin.execute(f"ALTER DATABASE postgres SET {name} TO {value}")
         keeper = node.keeper()
         node.admin.execute("SELECT pg_terminate_backend(%s)", [keeper])
-        until(lambda: node.id() and node.keeper() not in (None, keeper), "a keeper with these settings")
+        eventually(lambda: node.id() and node.keeper() not in (None, keeper), "a keeper with these settings")
         node.windows(2)
         assert node.status().state == "ready"
         assert "it fell for evil" not in node.server.log

@@ -8,33 +8,19 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.rows import namedtuple_row
-from throwaway import FakeClock, Server
-
-REPLICATION = {"wal_level": "replica", "max_wal_senders": 8, "hot_standby": "on"}
-SCHEMA = """
-    CREATE EXTENSION snowflake_id;
-    CREATE TABLE items (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), note text);
-"""
-IDS = "SELECT snowflake_nextval() FROM generate_series(1, 500)"
-ROWS = "INSERT INTO items (note) SELECT 'x' FROM generate_series(1, 100) RETURNING id"
-BATCH = "SELECT snowflake_batch(100)"
-# Ids of the default layout count milliseconds from 2025 on, the clock from 1970 on.
-EPOCH_2025 = 1_735_689_600_000
-
-
-def poll(condition, seconds=60, pause=0.02):
-    """Wait until the condition holds, and return what it returned."""
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(pause)
-    return result
-
-
-def milliseconds(number):
-    """When an id of the default layout says that it was made; in Unix time."""
-    return (number >> 22) + EPOCH_2025
+from clients import Load, eventually
+from nodes import (
+    BATCH,
+    IDS,
+    REPLICATION,
+    ROWS,
+    SCHEMA,
+    duplicates,
+    milliseconds,
+    next_id,
+    status,
+    warnings,
+)
 
 
 def clock_of(connection):
@@ -42,165 +28,12 @@ def clock_of(connection):
     return connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float").fetchone()[0]
 
 
-def next_id(connection):
-    return connection.execute("SELECT snowflake_nextval()").fetchone()[0]
-
-
-def status(connection):
-    """The one row of snowflake_status."""
-    (row,) = connection.cursor(row_factory=namedtuple_row).execute("SELECT * FROM snowflake_status").fetchall()
-    return row
-
-
-def warnings(server):
-    """What its keeper has warned of, but for what every test begins with: no extension yet."""
-    lines = [line for line in server.log.splitlines() if "snowflake_id keeper" in line and "WARNING:  " in line]
-    return [line for line in lines if "extension snowflake_id is missing" not in line]
-
-
-def duplicates(*received):
-    """How many ids were received more than once."""
-    ids = [number for part in received for number in part]
-    return len(ids) - len(set(ids))
-
-
-class Load:
-    """Sessions that ask for ids until they are stopped or lose the server.
-
-    Each id that arrived is kept, also if its transaction was rolled back afterwards or
-    was lost: every other one is rolled back. An error is kept and the query tried again.
-    """
-
-    def __init__(self, server, *queries):
-        self._server = server
-        self._stop = threading.Event()
-        self._received = [[] for _ in queries]
-        self.errors = [[] for _ in queries]
-        self.lost = []
-        self._threads = [
-            threading.Thread(target=self._session, args=parts)
-            for parts in zip(queries, self._received, self.errors, strict=True)
-        ]
-
-    def _session(self, query, ids, errors):
-        connection = None
-        turn = 0
-        try:
-            connection = psycopg.connect(self._server.conninfo())
-            while not self._stop.is_set():
-                turn += 1
-                try:
-                    # Row by row: an id counts as received even if the statement then fails.
-                    for row in connection.cursor().stream(query):
-                        ids.append(row[0])
-                    if turn % 2:
-                        connection.commit()
-                    else:
-                        connection.rollback()
-                except psycopg.Error as error:
-                    if connection.broken or connection.closed:
-                        raise
-                    errors.append(error)
-                    connection.rollback()
-                    time.sleep(0.01)
-        except psycopg.Error as error:
-            self.lost.append(error)
-        finally:
-            if connection:
-                connection.close()
-
-    def ids(self):
-        """All ids received so far."""
-        return [number for part in self._received for number in list(part)]
-
-    def count(self):
-        return sum(map(len, self._received))
-
-    def wait_for(self, number):
-        """Wait until so many further ids have been received by each session."""
-        goals = [len(part) + number for part in self._received]
-        poll(lambda: all(len(part) >= goal for part, goal in zip(self._received, goals, strict=True)))
-
-    def stop(self):
-        """End the sessions; all ids that they received."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-            assert not thread.is_alive(), "a session does not end"
-        return self.ids()
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-
-class Copies:
-    """Servers that begin as copies of others, by pg_basebackup."""
-
-    def __init__(self, installation):
-        self._installation = installation
-        self._servers = []
-
-    def make(self, original, *options, name="copy", start=True, **more):
-        """A server with the original's data and configuration; `more` goes to adopt()."""
-        server = self.adopt(original, **more)
-        self._installation.run(
-            self._installation.bin("pg_basebackup"), "-D", server.data, "-c", "fast", "--no-sync", *options,
-            "-d", f"{original.conninfo()} application_name={name}",
-        )  # fmt: skip
-        return server.start() if start else server
-
-    def standby(self, primary, **more):
-        """A streaming standby that has replayed all there is now."""
-        standby = self.make(primary, "-R", name="standby", **more)
-        caught_up(primary, standby)
-        return standby
-
-    def adopt(self, original, clock=None, postgres=None, data="none", **extension):
-        """A server with the original's configuration, and no data yet."""
-        settings = {name: value for name, value in original.settings.items() if name != "unix_socket_directories"}
-        settings.update(postgres or {})
-        settings.update({f"snowflake_id.{name}": value for name, value in extension.items()})
-        self._servers.append(Server(self._installation, settings, clock=clock, data=data))
-        return self._servers[-1]
-
-    def clock(self):
-        """A clock for one of them."""
-        return FakeClock(self._installation.directory() / "clock")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for server in self._servers:
-            server.remove()
-        assert [line for server in self._servers for line in server.crashes()] == []
-
-
-@pytest.fixture
-def copies(installation):
-    with Copies(installation) as copies:
-        yield copies
-
-
-def caught_up(primary, standby):
-    """Wait until the standby has replayed what the primary has written."""
-    lsn = primary.psql("SELECT pg_current_wal_flush_lsn()")
-    poll(lambda: standby.psql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") == "t")
-
-
 def cut(primary):
     """Cut the primary off from its standby: what it has still to send does not leave it. Its walsender's id."""
     pid = int(primary.psql("SELECT pid FROM pg_stat_replication WHERE application_name = 'standby'"))
     os.kill(pid, signal.SIGSTOP)
     stat = Path(f"/proc/{pid}/stat")
-    poll(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
     return pid
 
 
@@ -264,7 +97,7 @@ def test_promotion_of_an_asynchronous_standby(start_server, copies, connect, gua
             cut(server)
             replicated = int(standby.psql("SELECT max(reserved_until) FROM snowflake_high_water_marks"))
             # The windows that the standby has heard of are over.
-            poll(lambda load=load, end=replicated: max(load.ids()) > end + (300 << 22))
+            eventually(lambda load=load, end=replicated: max(load.ids()) > end + (300 << 22))
             load.wait_for(1000)
             server.kill9()
             received.append(load.stop())
@@ -305,14 +138,14 @@ def test_a_synchronous_standby_that_is_cut_off(start_server, copies, connect):
     standby = copies.standby(server, clock=clock, postgres={"synchronous_standby_names": ""})
     server.configure({"synchronous_standby_names": "standby"})
     server.reload()
-    poll(lambda: server.psql("SELECT sync_state FROM pg_stat_replication") == "sync")
+    eventually(lambda: server.psql("SELECT sync_state FROM pg_stat_replication") == "sync")
     faults = 1
     with Load(server, IDS, ROWS, BATCH) as load:
         load.wait_for(5000)
         admin = connect(server)
         cut(server)
         begin = clock_of(admin)
-        poll(lambda: all(load.errors))
+        eventually(lambda: all(load.errors))
         count, last = load.count(), max(load.ids())
         # The window of the moment, and one that the standby may just have confirmed.
         assert milliseconds(last) <= begin + 2000
@@ -324,13 +157,13 @@ def test_a_synchronous_standby_that_is_cut_off(start_server, copies, connect):
         # PostgreSQL answers a cancel by taking the commit for done; the keeper must not.
         keeper = status(admin).keeper_pid
         for _ in range(3):
-            poll(lambda: waits_for_standby(admin, keeper))
+            eventually(lambda: waits_for_standby(admin, keeper))
             faults += 1
             admin.execute("SELECT pg_cancel_backend(%s)", [keeper])
         # A new keeper finds the record that is committed here and nowhere else.
         faults += 1
         admin.execute("SELECT pg_terminate_backend(%s)", [keeper])
-        poll(lambda: waits_for_standby(admin, status(admin).keeper_pid) and status(admin).keeper_pid != keeper)
+        eventually(lambda: waits_for_standby(admin, status(admin).keeper_pid) and status(admin).keeper_pid != keeper)
         # Split brain. The standby's clock is as far behind the record as it may be and be waited for.
         mark = int(standby.psql("SELECT max(reserved_until) FROM snowflake_high_water_marks"))
         assert mark > last
@@ -352,7 +185,7 @@ def test_a_synchronous_standby_that_is_cut_off(start_server, copies, connect):
     server.start()
     admin = connect(server)
     with Load(server, IDS, ROWS, BATCH) as load:
-        poll(lambda: waits_for_standby(admin, status(admin).keeper_pid))
+        eventually(lambda: waits_for_standby(admin, status(admin).keeper_pid))
         begin = time.monotonic()
         server.stop("fast", seconds=30)
         took = time.monotonic() - begin
@@ -380,7 +213,7 @@ def test_a_standby_is_quiet(installation, start_server, copies, connect):
         return len(marks) > 10
 
     with Load(server, IDS) as load:
-        poll(mark)
+        eventually(mark)
         load.stop()
         assert not any(load.errors), load.errors
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
@@ -393,7 +226,7 @@ def test_a_standby_is_quiet(installation, start_server, copies, connect):
     assert len(keepers(server)) == 1
     log = standby.log
     connection.execute("SELECT pg_reload_conf()")
-    poll(lambda: len(standby.log) > len(log))
+    eventually(lambda: len(standby.log) > len(log))
     log = standby.log.replace(str(installation.root), "")
     assert [line for line in log.splitlines() if "snowflake" in line and "client backend" not in line] == []
     # A restart of the standby changes nothing.
@@ -433,7 +266,7 @@ def subscribe(node, publisher):
         f"CREATE SUBSCRIPTION other CONNECTION '{publisher.conninfo()}' PUBLICATION everything "
         f"WITH (copy_data = true{origin})"
     )
-    poll(
+    eventually(
         lambda: node.psql("SELECT count(*) > 1 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel") == "t"
     )
 
@@ -481,7 +314,7 @@ def test_two_nodes_that_replicate_all_their_tables(nodes, connect):
     subscribe(one, two)
     with Load(one, IDS, ROWS, BATCH) as left, Load(two, IDS, ROWS, BATCH) as right, Watch(one) as a, Watch(two) as b:
         # Over many windows.
-        poll(lambda: len(a.marks) > 15 and len(b.marks) > 15)
+        eventually(lambda: len(a.marks) > 15 and len(b.marks) > 15)
         received = [left.stop(), right.stop()]
     assert a.wrong == b.wrong == []
     for load in left, right:
@@ -490,7 +323,7 @@ def test_two_nodes_that_replicate_all_their_tables(nodes, connect):
     assert twice == 0
     # Everything arrives, and only once; nothing had to be skipped or tried again.
     query = "SELECT count(*), count(DISTINCT id), sum(id) FROM items"
-    poll(lambda: one.psql(query) == two.psql(query))
+    eventually(lambda: one.psql(query) == two.psql(query))
     for session, node in zip(sessions, nodes, strict=True):
         rows = session.execute("SELECT node, count(*) FROM snowflake_high_water_marks GROUP BY node").fetchall()
         assert sorted(rows) == sorted((status(session).node, 1) for session in sessions)
@@ -505,7 +338,7 @@ def test_two_nodes_that_replicate_all_their_tables(nodes, connect):
         after = [int(node.psql(query)) for node in nodes]
         return all(y - x < 500 for x, y in zip(before, after, strict=True))
 
-    poll(settled)
+    eventually(settled)
     print(
         f"{sum(map(len, received))} ids of 2 nodes that replicate to each other, {len(a.marks)} and {len(b.marks)} "
         f"windows: {twice} duplicates"
@@ -521,7 +354,7 @@ def test_two_nodes_that_replicate_all_their_tables(nodes, connect):
         return [status(session).conflict for session in sessions]
 
     begin = time.monotonic()
-    poll(lambda: None not in conflicts())
+    eventually(lambda: None not in conflicts())
     print(f"the same worker id was noticed by both after {time.monotonic() - begin:.1f} s")
     for conflict, name in zip(conflicts(), reversed(names), strict=True):
         assert name in conflict
@@ -530,4 +363,4 @@ def test_two_nodes_that_replicate_all_their_tables(nodes, connect):
     # Mended by a reload, without an error for anyone.
     two.configure({"snowflake_id.worker_id": 3})
     two.reload()
-    poll(lambda: conflicts() == [None, None])
+    eventually(lambda: conflicts() == [None, None])

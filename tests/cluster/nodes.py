@@ -1,0 +1,92 @@
+"""Nodes that are copied from each other, and what tests ask of them."""
+
+from clients import eventually
+from psycopg.rows import namedtuple_row
+from throwaway import FakeClock, Server
+
+REPLICATION = {"wal_level": "replica", "max_wal_senders": 8, "hot_standby": "on"}
+SCHEMA = """
+    CREATE EXTENSION snowflake_id;
+    CREATE TABLE items (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), note text);
+"""
+IDS = "SELECT snowflake_nextval() FROM generate_series(1, 500)"
+ROWS = "INSERT INTO items (note) SELECT 'x' FROM generate_series(1, 100) RETURNING id"
+BATCH = "SELECT snowflake_batch(100)"
+# Ids of the default layout count milliseconds from 2025 on, the clock from 1970 on.
+EPOCH_2025 = 1_735_689_600_000
+
+
+def milliseconds(number):
+    """When an id of the default layout says that it was made; in Unix time."""
+    return (number >> 22) + EPOCH_2025
+
+
+def next_id(connection):
+    return connection.execute("SELECT snowflake_nextval()").fetchone()[0]
+
+
+def status(connection):
+    """The one row of snowflake_status."""
+    (row,) = connection.cursor(row_factory=namedtuple_row).execute("SELECT * FROM snowflake_status").fetchall()
+    return row
+
+
+def warnings(server):
+    """What its keeper has warned of, but for what every test begins with: no extension yet."""
+    lines = [line for line in server.log.splitlines() if "snowflake_id keeper" in line and "WARNING:  " in line]
+    return [line for line in lines if "extension snowflake_id is missing" not in line]
+
+
+def duplicates(*received):
+    """How many ids were received more than once."""
+    ids = [number for part in received for number in part]
+    return len(ids) - len(set(ids))
+
+
+class Copies:
+    """Servers that begin as copies of others, by pg_basebackup."""
+
+    def __init__(self, installation):
+        self._installation = installation
+        self._servers = []
+
+    def make(self, original, *options, name="copy", start=True, **more):
+        """A server with the original's data and configuration; `more` goes to adopt()."""
+        server = self.adopt(original, **more)
+        self._installation.run(
+            self._installation.bin("pg_basebackup"), "-D", server.data, "-c", "fast", "--no-sync", *options,
+            "-d", f"{original.conninfo()} application_name={name}",
+        )  # fmt: skip
+        return server.start() if start else server
+
+    def standby(self, primary, **more):
+        """A streaming standby that has replayed all there is now."""
+        standby = self.make(primary, "-R", name="standby", **more)
+        caught_up(primary, standby)
+        return standby
+
+    def adopt(self, original, clock=None, postgres=None, data="none", **extension):
+        """A server with the original's configuration, and no data yet."""
+        settings = {name: value for name, value in original.settings.items() if name != "unix_socket_directories"}
+        settings.update(postgres or {})
+        settings.update({f"snowflake_id.{name}": value for name, value in extension.items()})
+        self._servers.append(Server(self._installation, settings, clock=clock, data=data))
+        return self._servers[-1]
+
+    def clock(self):
+        """A clock for one of them."""
+        return FakeClock(self._installation.directory() / "clock")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for server in self._servers:
+            server.remove()
+        assert [line for server in self._servers for line in server.crashes()] == []
+
+
+def caught_up(primary, standby):
+    """Wait until the standby has replayed what the primary has written."""
+    lsn = primary.psql("SELECT pg_current_wal_flush_lsn()")
+    eventually(lambda: standby.psql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") == "t")
