@@ -32,7 +32,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test build install uninstall installcheck demo test test-server lint bench clean
+.PHONY: help setup setup-test build install uninstall installcheck demo test test-server chaos lint bench clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -75,7 +75,8 @@ regress   = $(sort $(basename $(notdir $(wildcard tests/regress/sql/*.sql))))
 isolation = $(sort $(basename $(notdir $(wildcard tests/isolation/specs/*.spec))))
 pgxs_test = $(dir $(shell $(pg_config) --pgxs))../test
 installcheck: ## run the SQL tests against an installed, running server
-	@echo "the server needs: shared_preload_libraries = 'snowflake_id', snowflake_id.worker_id = 1"
+	@echo "the server needs: shared_preload_libraries = 'snowflake_id', snowflake_id.worker_id = 1;"
+	@echo "the database postgres: CREATE EXTENSION snowflake_id"
 	@mkdir -p target/regress target/isolation
 	$(pgxs_test)/regress/pg_regress --bindir="$$($(pg_config) --bindir)" \
 	    --inputdir=tests/regress --outputdir=target/regress --dbname=contrib_regression $(regress)
@@ -100,6 +101,9 @@ test-server:
 	@$(MAKE) --no-print-directory build
 	$(call headline,$(shell $(pg_config) --version): tests)
 	$(throwaway) $(python) -m pytest tests
+
+chaos: setup-test build ## crash a server under load for some minutes; no id twice
+	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
 
 lint: setup-test ## rustfmt, clippy, and checks of scripts; warnings are errors
 	$(call headline,Rust)
