@@ -11,6 +11,7 @@ Times are the client's, from the statement's dispatch to its result, which is on
 import argparse
 import contextlib
 import os
+import signal
 import statistics
 import sys
 import textwrap
@@ -78,6 +79,7 @@ def main():
         ceiling(server, connection, options)
         batches(connection, options)
         decoding(connection, options)
+        keeper(installation, connection, options)
 
 
 def preamble(installation, connection, options):
@@ -232,6 +234,47 @@ def decoding(connection, options):
         above = [(row[name] - row["id"]) * 1e9 / ROWS for row in rounds]
         rows.append([name, spread(rate, ".1f"), spread(above, ".0f") if name != "id" else ""])
     table(["expression", "million rows per s", "ns per row above the scan"], rows)
+
+
+def keeper(installation, connection, options):
+    """What the keeper's windows cost those who make ids."""
+    section(
+        "5. The keeper",
+        "The same statements on two servers: one with the defaults, where the keeper reserves windows as ids are made; "
+        "and one whose keeper has reserved an hour and is then stopped (SIGSTOP), so that nothing but the calls is left. "
+        f"snowflake_id.max_ahead = {LIFTED}: ids use up windows several times as fast as the clock does.",
+    )
+    with (
+        Server(installation, {**SETTINGS, "snowflake_id.reservation": "1h"}) as server,
+        psycopg.connect(server.conninfo(), autocommit=True) as without,
+    ):
+        without.execute("CREATE EXTENSION snowflake_id")
+        without.execute("SELECT snowflake_nextval()")
+        [pid] = without.execute("SELECT keeper_pid FROM snowflake_status").fetchone()
+        os.kill(pid, signal.SIGSTOP)
+        n = options.calls
+        statements = {
+            "snowflake_nextval(), in a loop": f"SELECT count(snowflake_nextval()) FROM generate_series(1, {n}) AS i",
+            "snowflake_batch_array, 20 times": f"SELECT sum(cardinality(snowflake_batch_array({BATCH} - i))) "
+            "FROM generate_series(1, 20) AS i",
+        }
+        servers = {"at work": connection, "stopped": without}
+
+        def run(variant):
+            name, keeper = variant
+            settle(servers[keeper])
+            return seconds(servers[keeper], statements[name])
+
+        variants = [(name, keeper) for name in statements for keeper in servers]
+        rounds = [dict(row) for row in interleaved(variants, run, options.rounds)]
+        os.kill(pid, signal.SIGCONT)
+    rows = []
+    for name in statements:
+        times = {keeper: [row[name, keeper] for row in rounds] for keeper in servers}
+        ratio = [a / b for a, b in zip(times["at work"], times["stopped"])]
+        milliseconds = [spread([each * 1000 for each in times[keeper]], ".1f") for keeper in servers]
+        rows.append([name, *milliseconds, spread(ratio, ".3f"), "<= 1.05"])
+    table(["statement", "ms, keeper at work", "ms, keeper stopped", "ratio", "required"], rows)
 
 
 # ----------------------------------------------------------------- measuring
