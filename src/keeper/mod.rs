@@ -191,10 +191,8 @@ impl Keeper {
     /// One look: opens or extends the window, and says when to look again; or why there are
     /// no ids.
     fn look(&mut self, reading: &Reading) -> Result<Pause, Verdict> {
-        let number =
-            Number { datacenter_id: settings::datacenter_id(), worker_id: settings::worker_id() };
-        let node = match node(self.layout, number) {
-            Ok(node) => node,
+        let (number, node) = match configured(self.layout) {
+            Ok(configured) => configured,
             Err(state) => {
                 self.end_lease();
                 return Err(state.into());
@@ -473,18 +471,22 @@ fn report_clock(report: &Report, reading: &Reading) {
     report.clock_synchronized.store(reading.synchronized, Ordering::Relaxed);
 }
 
-/// The node's number as one; why there is none.
-fn node(layout: &Layout, number: Number) -> Result<u64, State> {
-    let worker_id = number.worker_id.ok_or(State::NoWorkerId)?;
-    if number.datacenter_id.is_none() && layout.bits(Field::Datacenter) > 0 {
+/// The node's number that is configured, in its two parts and as one; why there is none.
+fn configured(layout: &Layout) -> Result<(Number, u64), State> {
+    let worker_id = settings::worker_id().ok_or(State::NoWorkerId)?;
+    let datacenter_id = settings::datacenter_id();
+    if datacenter_id.is_none() && layout.bits(Field::Datacenter) > 0 {
         return Err(State::NoDatacenterId);
     }
     // A number for a field that the layout does not have is 0, and is not part of the id.
-    let of = |field, id: Option<u32>| id.filter(|_| layout.bits(field) > 0);
-    layout
-        .node(of(Field::Datacenter, number.datacenter_id), of(Field::Worker, Some(worker_id)))
-        // The check hooks refuse numbers that do not fit.
-        .map_err(|_| State::NoWorkerId)
+    let part = |field, id: Option<u32>| id.filter(|_| layout.bits(field) > 0);
+    let number = Number {
+        datacenter_id: part(Field::Datacenter, datacenter_id),
+        worker_id: part(Field::Worker, Some(worker_id)),
+    };
+    // The check hooks refuse numbers that do not fit.
+    let node = layout.node(number.datacenter_id, number.worker_id);
+    node.map(|node| (number, node)).map_err(|_| State::NoWorkerId)
 }
 
 /// A node's number in words.

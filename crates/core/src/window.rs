@@ -76,8 +76,6 @@ pub struct Beginning<'a> {
 pub struct Start<'a> {
     /// The first slot.
     pub floor: u64,
-    /// Whether the guard is in it.
-    pub guarded: bool,
     /// The record of another node that has the same number, as far as one can know.
     pub conflict: Option<Conflict<'a>>,
 }
@@ -159,7 +157,7 @@ pub fn start<'a>(
     let marks = own().chain(same_number());
     let marks = marks.filter(|record| !(beginning.running && record.node == *node));
     let floor = marks.filter_map(|record| record.slot(layout)).max();
-    let has_own_mark = !beginning.running && own().next().is_some();
+    let has_own_mark = !beginning.running && own().any(|record| record.slot(layout).is_some());
     let behind_others = if guarded {
         let clear = beginning.max_ahead.saturating_add(beginning.guard);
         next_tick(layout, beginning.since.saturating_add_unsigned(clear))
@@ -171,7 +169,7 @@ pub fn start<'a>(
         next_tick(layout, beginning.since)
     };
     let floor = floor.unwrap_or(0).max(behind_others);
-    Ok(Start { floor, guarded, conflict })
+    Ok(Start { floor, conflict })
 }
 
 /// The greatest mark among the records of other nodes with a node's number that were written

@@ -59,9 +59,9 @@ fn first(tick: u64) -> u64 {
     layout().first_slot(tick)
 }
 
-/// A start without guard and conflict.
+/// A start without a conflict.
 fn plain(floor: u64) -> Start<'static> {
-    Start { floor, guarded: false, conflict: None }
+    Start { floor, conflict: None }
 }
 
 #[test]
@@ -106,12 +106,12 @@ fn a_strangers_mark_counts_if_it_has_the_number() {
     for (running, tick) in [(false, NEXT_TICK + 5000), (true, NEXT_TICK + 5000)] {
         let same = [record("2-b", 1, tick, 7)];
         let conflict = Some(Conflict { record: &same[0], copy: false });
-        let start = Start { floor: first(tick) + 7, guarded: !running, conflict };
+        let start = Start { floor: first(tick) + 7, conflict };
         assert_eq!(begin(&same, running), Ok(start));
     }
     let old = [record("2-b", 1, NEXT_TICK - 5000, 7)];
     let conflict = Some(Conflict { record: &old[0], copy: false });
-    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict };
+    let start = Start { floor: first(GUARDED_TICK), conflict };
     assert_eq!(begin(&old, false), Ok(start));
 }
 
@@ -119,7 +119,7 @@ fn a_strangers_mark_counts_if_it_has_the_number() {
 fn a_promoted_standby_keeps_clear_of_its_primary() {
     // The primary's record came with the data, and is as old as the replication.
     let records = [record("1-p", 1, NEXT_TICK - 9000, 2)];
-    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict: None };
+    let start = Start { floor: first(GUARDED_TICK), conflict: None };
     assert_eq!(begin(&records, false), Ok(start.clone()));
     // Whatever number the primary had, though this node was a primary before, and whatever
     // timelines there are elsewhere in the family.
@@ -129,7 +129,7 @@ fn a_promoted_standby_keeps_clear_of_its_primary() {
     assert_eq!(begin(&records, false), Ok(start));
     // Recovery to a point in time, in place.
     let records = [record("1-a", 1, NEXT_TICK + 3000, 2)];
-    let start = Start { floor: first(NEXT_TICK + 3000) + 7, guarded: true, conflict: None };
+    let start = Start { floor: first(NEXT_TICK + 3000) + 7, conflict: None };
     assert_eq!(begin(&records, false), Ok(start));
     // The next start is like any other.
     let records = [record("1-p", 1, NEXT_TICK, 2), record("1-a", 1, NEXT_TICK + 9, 3)];
@@ -163,12 +163,12 @@ fn an_old_record_that_arrives_late() {
 fn a_copy_is_noticed_if_it_has_the_number() {
     let records = [record("1-o", 1, NEXT_TICK - 9000, 3), record("2-b", 1, NEXT_TICK, 3)];
     let conflict = Some(Conflict { record: &records[0], copy: true });
-    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict };
+    let start = Start { floor: first(GUARDED_TICK), conflict };
     assert_eq!(begin(&records, false), Ok(start));
     // An old primary hears of the new one.
     let records = [record("1-o", 1, NEXT_TICK - 9000, 4)];
     let conflict = Some(Conflict { record: &records[0], copy: true });
-    let start = Start { floor: first(GUARDED_TICK), guarded: true, conflict };
+    let start = Start { floor: first(GUARDED_TICK), conflict };
     assert_eq!(begin(&records, false), Ok(start));
     let records = [record("1-o", 8, NEXT_TICK - 9000, 3)];
     assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
@@ -200,6 +200,9 @@ fn another_layout_is_refused_in_the_family_and_read_as_time_elsewhere() {
     records[0].epoch = 0;
     records[0].reserved_until = -1;
     assert_eq!(begin(&records, false).unwrap().floor, first(GUARDED_TICK));
+    // Not even its own, which then is as good as lost.
+    records[0].node = NodeName::parse("1-a");
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
 }
 
 #[test]
