@@ -18,6 +18,15 @@ def pytest_report_header():
     return f"server: {os.environ.get('SNOWFLAKE_PG_CONFIG', 'the default one')}"
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What tests have counted: ids, faults, duplicates. Else only a failed test would show it."""
+    figures = [(report, line) for report in terminalreporter.getreports("passed") for line in report.capstdout.splitlines()]
+    if figures:
+        terminalreporter.section("figures")
+    for report, line in figures:
+        terminalreporter.line(f"{report.location[2]}: {line}")
+
+
 @pytest.fixture(scope="session")
 def installation():
     """A private copy of the server under test, with the extension."""
