@@ -177,7 +177,10 @@ impl Keeper {
             let reading = Reading::take();
             report_clock(report, &reading);
             let pause = self.look(&reading).unwrap_or_else(|verdict| {
-                self.say(&verdict);
+                // A look that was interrupted by the end found nothing worth saying.
+                if !signals::stop_requested() {
+                    self.say(&verdict);
+                }
                 Pause::unless_asked(IDLE)
             });
             report.looked_at.store(reading.now, Ordering::Relaxed);
@@ -245,7 +248,11 @@ impl Keeper {
         let wanted = self.open.is_some() || self.is_asked();
         let floor = opening.floor.unwrap_or(start.floor);
         self.opening = Some(Opening { floor: Some(floor).filter(|_| wanted), ..opening });
-        let wait = window::until(self.layout, reading.now, floor, max_ahead);
+        // Slot 0: nothing has been issued, and before the epoch calls wait for the clock themselves.
+        let wait = match floor {
+            0 => 0,
+            floor => window::until(self.layout, reading.now, floor, max_ahead),
+        };
         if wait > window::patience(self.layout, settings::reservation(), guard) {
             return Err(Verdict::of(State::ClockBehind, wait, ""));
         }

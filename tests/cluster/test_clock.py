@@ -95,6 +95,21 @@ def test_a_clock_before_the_epoch(clock_server, made):
     assert caught.value.diag.sqlstate == "58000"
 
 
+def test_an_epoch_in_the_future(start_server, connect):
+    """58000, with how far; the node waits for the epoch, not for a record."""
+    server = start_server(epoch="2100-01-01 00:00:00+00")
+    connection = connect(server)
+    connection.execute("CREATE EXTENSION snowflake_id")
+    for _ in range(2):
+        with pytest.raises(psycopg.Error) as caught:
+            next_id(connection)
+        diag = caught.value.diag
+        assert diag.sqlstate == "58000"
+        assert re.fullmatch(r"the clock is \d+(\.\d+)? d behind this node's snowflake ids", diag.message_primary)
+        assert re.search(r"ids can be made again from 2100-01-01 00:00:00(\.\d+)?\+00 on", diag.message_detail)
+    assert connection.execute("SELECT state FROM snowflake_status").fetchone() == ("clock_behind",)
+
+
 def test_the_time_field_is_used_up(start_server, connect):
     """2200H, not a wrapped number; keys can still be read."""
     server = start_server(epoch="1900-01-01 00:00:00+00")

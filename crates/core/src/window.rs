@@ -220,7 +220,8 @@ pub fn end(
 ) -> u64 {
     let farthest = now.saturating_add_unsigned(max_ahead).saturating_add_unsigned(reservation);
     let wanted = position(layout, now, cursor).saturating_add_unsigned(ahead.max(reservation));
-    next_tick(layout, wanted.min(farthest))
+    // Before the epoch it is tick 0, so that there is a window, and what is missing is the clock.
+    next_tick(layout, wanted.min(farthest)).max(layout.first_slot(1))
 }
 
 /// How many microseconds of the window are left, from where the ids are now.

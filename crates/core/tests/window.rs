@@ -241,7 +241,7 @@ fn a_window_ends_a_reservation_ahead() {
 fn windows_at_the_ends_of_the_layout() {
     let layout = layout();
     let last = first(1 << 41) - 1;
-    assert_eq!(end(&layout, -10 * SECOND as i64, 0, SECOND, 0, 0), 0);
+    assert_eq!(end(&layout, -10 * SECOND as i64, 0, SECOND, 0, 0), first(1));
     assert_eq!(end(&layout, i64::MAX, 0, SECOND, u64::MAX, u64::MAX), last);
     assert_eq!(
         begin(&[record("1-a", 1, (1 << 41) - 1, 3)], false),
