@@ -26,7 +26,7 @@ pub(crate) enum Error {
     NoDatabase { database: String },
     NoExtension { database: String },
     CannotReserve { why: String },
-    LayoutChanged { was: String, layout: Layout },
+    LayoutChanged { was: String, epoch: i64, layout: Layout },
     Copy { of: String },
     WorkerIdInUse { by: String, copy: bool, updated_at: i64 },
     ClockBehindRecord { by: u64, now: i64 },
@@ -244,7 +244,7 @@ impl Error {
             Self::KeeperNotReady { keeper } => keeper.help(),
             Self::NoDatabase { database } => (
                 "The keeper keeps this node's record there (snowflake_id.database). The server's log says why it could not connect.".to_owned(),
-                format!("If it does not exist: CREATE DATABASE {0}; then connect to it and run: CREATE EXTENSION snowflake_id; Or name another database: ALTER SYSTEM SET snowflake_id.database = '…', and restart the server.", quote_identifier(database)),
+                format!("If it does not exist: CREATE DATABASE {0}; then connect to it and run: CREATE EXTENSION snowflake_id; Or name another database: ALTER SYSTEM SET snowflake_id.database = '...', and restart the server.", quote_identifier(database)),
             ),
             Self::NoExtension { database } => (
                 "The keeper keeps this node's record there (snowflake_id.database).".to_owned(),
@@ -254,13 +254,13 @@ impl Error {
                 format!("Its last attempt to write this node's record failed: {why}"),
                 "Ids flow again by themselves when the cause is mended.".to_owned(),
             ),
-            Self::LayoutChanged { was, layout } => (
-                format!("The ids that this node has made are of layout {was}; the layout in force is \"{layout}\" with epoch {}. It would read the old ones wrongly.", shown(Some(layout.epoch()))),
+            Self::LayoutChanged { was, epoch, layout } => (
+                format!("The ids that this node has made are of layout \"{was}\" with epoch {}; the layout in force is \"{layout}\" with epoch {}. It would read the old ones wrongly.", shown(Some(*epoch)), shown(Some(layout.epoch()))),
                 "Set snowflake_id.layout and snowflake_id.epoch back and restart the server.".to_owned(),
             ),
             Self::Copy { of } => (
                 format!("Node {of} has the same worker id, and is of the same cluster and timeline."),
-                "Give this node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = …; SELECT pg_reload_conf(); Or, if the other one will never run again: ALTER SYSTEM SET snowflake_id.on_copy = 'warn'; and restart the server.".to_owned(),
+                "Give this node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: ALTER SYSTEM SET snowflake_id.on_copy = 'warn'; and restart the server.".to_owned(),
             ),
             Self::WorkerIdInUse { by, copy, updated_at } => (
                 format!(
@@ -268,7 +268,7 @@ impl Error {
                     shown(Some(*updated_at)),
                     if *copy { " One of the two data directories is a copy of the other." } else { "" },
                 ),
-                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = …; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_high_water_marks WHERE node = …;".to_owned(),
+                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_high_water_marks WHERE node = '...';".to_owned(),
             ),
             Self::ClockBehindRecord { by, now } => (
                 format!(
@@ -440,11 +440,11 @@ impl Keeper {
                 format!("{AGAIN} What it waits for: SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE pid = {pid};"),
             ),
             Self::Waiting { until } => (
-                format!("After a crash, or beside another node's record, ids begin when the clock has passed what was reserved: at {}.", shown(Some(until))),
+                format!("After a crash or a promotion, or beside another node's record, ids begin when the clock has passed what was reserved: at {}.", shown(Some(until))),
                 AGAIN.to_owned(),
             ),
             Self::Silent { pid } => (
-                format!("The keeper, process {pid}, does not answer."),
+                format!("The keeper, process {pid}, has made no window in time."),
                 format!("{AGAIN} If it stays so, have PostgreSQL start another one: SELECT pg_terminate_backend({pid});"),
             ),
         }

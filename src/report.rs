@@ -31,7 +31,7 @@ pub(crate) enum State {
     ClockJumped,
     /// The kernel's estimate of the clock's error is too large: `micros`.
     ClockError,
-    /// The record is of another layout: `text`.
+    /// The record is of another layout: `text`, with an epoch in `micros`.
     LayoutChanged,
     /// The data directory may be the copy of another node's: `text`.
     Copy,

@@ -1,7 +1,7 @@
 //! Whether ids can be had, and why not, in words: for errors and for `snowflake_status`.
 
 use crate::error::{Error, Keeper};
-use crate::report::{Report, State, Ticket};
+use crate::report::{Report, State, Ticket, Verdict};
 use crate::settings;
 use crate::shared::{Shared, shared};
 use crate::time::{WallClock, uptime};
@@ -79,8 +79,12 @@ impl Question {
 }
 
 /// Why the keeper makes no windows; `None` where it does or is about to.
-pub(crate) fn why_not(report: &Report) -> Option<Error> {
-    let verdict = report.verdict();
+fn why_not(report: &Report) -> Option<Error> {
+    error_of(report.verdict())
+}
+
+/// A verdict in words; `None` for one by which ids flow, or are about to.
+pub(crate) fn error_of(verdict: Verdict) -> Option<Error> {
     let layout = || settings::layout().copied();
     let now = WallClock.now();
     let by = verdict.micros;
@@ -101,7 +105,8 @@ pub(crate) fn why_not(report: &Report) -> Option<Error> {
             Ok(Error::ClockUncertain { error: by, max })
         }
         State::LayoutChanged => {
-            layout().map(|layout| Error::LayoutChanged { was: verdict.text, layout })
+            let was = verdict.text;
+            layout().map(|layout| Error::LayoutChanged { was, epoch: by as i64, layout })
         }
         State::Copy => Ok(Error::Copy { of: verdict.text }),
     };

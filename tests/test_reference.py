@@ -125,6 +125,12 @@ def test_errors():
     assert sorted(row[1] for row in written) == sorted(re.sub(r"\{.*?\}", "…", text) for text in texts)
 
 
+def test_every_client_can_read_the_errors():
+    """A client's encoding may lack anything but ASCII; an error in an error would hide the first."""
+    assert ERROR_RS.isascii()
+    assert (PROJECT / "src/settings.rs").read_text().isascii()
+
+
 def test_examples(installation, server, database):
     """All run, in the order of the page, as psql's input; what stands below one is what it prints."""
     assert REFERENCE.count("```output") == sum(output is not None for _, _, output in examples())

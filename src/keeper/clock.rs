@@ -19,6 +19,9 @@ pub(super) struct Reading {
     pub(super) synchronized: bool,
 }
 
+/// The greatest error that the kernel admits: NTP_PHASE_LIMIT, 16 s.
+const UNKNOWN: i64 = 16_000_000;
+
 impl Reading {
     pub(super) fn take() -> Self {
         // SAFETY: a struct of numbers, for which zero is valid; modes = 0 asks and sets nothing.
@@ -31,7 +34,8 @@ impl Reading {
         Self {
             now,
             booted_at: now - uptime,
-            error: kernel.maxerror,
+            // Where the kernel does not say, it is as bad as the kernel ever says.
+            error: if state < 0 { UNKNOWN } else { kernel.maxerror },
             offset: kernel.offset / if is(libc::STA_NANO) { 1000 } else { 1 },
             synchronized: state >= 0 && state != libc::TIME_ERROR && !is(libc::STA_UNSYNC),
         }

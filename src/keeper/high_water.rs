@@ -260,8 +260,11 @@ fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failur
     // The statistics of the table, by which autovacuum goes.
     // SAFETY: called outside of a transaction, as it must be.
     unsafe { pg_sys::pgstat_report_stat(false) };
-    // A commit that was told to stop waiting for its standbys returns like any other.
-    let interrupted = interruptible.end();
+    // A commit that was told to stop waiting for its standbys, or whose postmaster has died
+    // meanwhile, returns like any other.
+    // SAFETY: reads a flag that PostgreSQL sets in this process.
+    let dying = unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() } != 0;
+    let interrupted = interruptible.end() || dying;
     result.and_then(|value| {
         let failure = || Failure::Failed("the keeper was interrupted".to_owned());
         if interrupted { Err(failure()) } else { Ok(value) }
@@ -275,6 +278,6 @@ fn aborted(error: CaughtError) -> Failure {
     let (CaughtError::PostgresError(report)
     | CaughtError::ErrorReport(report)
     | CaughtError::RustPanic { ereport: report, .. }) = error;
-    let detail = report.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    Failure::Failed(format!("{}{detail}", report.message()))
+    // Without its detail, which may show rows: everybody may read the status.
+    Failure::Failed(report.message().to_owned())
 }

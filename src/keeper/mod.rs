@@ -17,14 +17,17 @@ use crate::report::{Report, State, Verdict};
 use crate::settings::{self, OnCopy};
 use crate::shared::{Shared, shared};
 use crate::status;
-use crate::time::{shown, uptime};
+use crate::time::uptime;
 use clock::Reading;
 use high_water::{Failure, Home, Mark, Stored};
 use once_cell::unsync::OnceCell;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
-use snowflake_core::window::{self, Beginning, Conflict, LayoutChanged, Number, Record};
+use snowflake_core::window::{
+    self, Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Running,
+};
 use snowflake_core::{ClockWatch, Field, Layout, Lease};
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -101,18 +104,27 @@ struct Keeper {
     open: Option<Open>,
     /// What is to be opened.
     opening: Option<Opening>,
+    /// The nodes whose records have been seen.
+    known: Vec<NodeName>,
+    /// The greatest end of a window that was written, or was tried to be.
+    written: Cell<u64>,
+    /// The last attempt to reserve failed, and is tried again whether anybody asks or not.
+    failed: Cell<bool>,
+    /// Why a changed number has to wait, as the log says.
+    put_off: Option<State>,
+    /// The node that has this node's number, as the log says.
+    conflict: String,
     /// What the log says last.
-    logged: Option<(State, Option<Number>)>,
+    logged: Option<(State, String, Option<Number>)>,
 }
 
-#[derive(Clone, Copy)]
 struct Opening {
     number: Number,
     /// When it was first tried: the wall clock.
     since: i64,
-    /// Where it is to begin. It is settled once a backend waits for it: a node with the same number
-    /// that goes on making ids cannot put it off again and again.
-    floor: Option<u64>,
+    /// The records that decide where it begins, while it waits for the clock to come there: a node
+    /// with the same number that goes on making ids cannot put it off again and again.
+    records: Option<Vec<Stored>>,
 }
 
 /// How long the keeper rests before the next look.
@@ -135,7 +147,7 @@ impl Pause {
     }
 
     fn while_made() -> Self {
-        Self::up_to(Duration::from_micros(settings::reservation() / 4))
+        Self::up_to(Duration::from_micros(settings::reservation() / 4).min(IDLE))
     }
 }
 
@@ -159,6 +171,11 @@ impl Keeper {
             watch: None,
             open: None,
             opening: None,
+            known: Vec::new(),
+            written: Cell::new(0),
+            failed: Cell::new(false),
+            put_off: None,
+            conflict: String::new(),
             logged: None,
         }
     }
@@ -197,17 +214,27 @@ impl Keeper {
         let (number, node) = match configured(self.layout) {
             Ok(configured) => configured,
             Err(state) => {
+                self.opening = None;
                 self.end_lease();
                 return Err(state.into());
             }
         };
-        match self.open.filter(|open| open.number == number) {
-            Some(open) => {
-                self.check_clock(reading, &[])?;
-                self.extend(open, reading)
-            }
-            None => self.begin(number, node, reading),
+        let Some(open) = self.open else { return self.begin(number, node, reading) };
+        self.check_clock(reading, &[])?;
+        if open.number == number {
+            self.opening = None;
+            self.put_off = None;
+            return self.extend(open, reading);
         }
+        // The old number is used until the new one can be.
+        let begun = self.begin(number, node, reading);
+        if self.open.is_some_and(|open| open.number != number) {
+            if let Err(verdict) = &begun {
+                self.put_off(verdict);
+            }
+            self.extend(open, reading)?;
+        }
+        begun.or(Ok(Pause::unless_asked(IDLE)))
     }
 
     /// Opens the allocator for a number: at the start, and when it was changed. A number that is
@@ -215,11 +242,18 @@ impl Keeper {
     fn begin(&mut self, number: Number, node: u64, reading: &Reading) -> Result<Pause, Verdict> {
         let home = self.home()?.clone();
         let report = &self.shared.report.0;
-        let stored = high_water::read()?;
+        let opening = self.opening.take().filter(|opening| opening.number == number);
+        let mut opening = opening.unwrap_or(Opening { number, since: reading.now, records: None });
+        // A clock that was put right since is the better one.
+        opening.since = opening.since.min(reading.now);
+        let since = opening.since;
+        let settled = opening.records.take();
+        self.opening = Some(opening);
+        let stored = match settled {
+            Some(stored) => stored,
+            None => high_water::read()?,
+        };
         self.check_clock(reading, &stored)?;
-
-        let opening = self.opening.filter(|opening| opening.number == number);
-        let opening = opening.unwrap_or(Opening { number, since: reading.now, floor: None });
         let records = records(&stored);
         let (guard, max_ahead) = (settings::promotion_guard(), settings::max_ahead());
         let beginning = Beginning {
@@ -227,27 +261,25 @@ impl Keeper {
             number,
             layout: self.layout,
             timeline: home.timeline,
-            since: opening.since,
+            since,
             max_ahead,
             guard,
             running: self.open.is_some(),
         };
         let start = window::start(&records, &beginning).map_err(|LayoutChanged(record)| {
-            let was = format!("\"{}\" with epoch {}", record.layout, shown(Some(record.epoch)));
-            Verdict::of(State::LayoutChanged, 0, was)
+            Verdict::of(State::LayoutChanged, record.epoch as u64, &*record.layout)
         })?;
         let copy = start.conflict.filter(|conflict| conflict.copy);
         if let Some(copy) = copy.filter(|_| settings::on_copy() == OnCopy::Refuse) {
-            report.set_conflict(&copy.record.node.to_string());
-            return Err(Verdict::of(State::Copy, 0, described(copy.record, &stored)));
+            let name = copy.record.node.to_string();
+            report.set_conflict(&name);
+            return Err(Verdict::of(State::Copy, 0, name));
         }
         self.warn(start.conflict, &stored);
-
+        let floor = start.floor;
         // Before anybody asks, nothing is reserved: there may be records still to come, from a
         // dump that is being restored.
-        let wanted = self.open.is_some() || self.is_asked();
-        let floor = opening.floor.unwrap_or(start.floor);
-        self.opening = Some(Opening { floor: Some(floor).filter(|_| wanted), ..opening });
+        let wanted = self.open.is_some() || self.is_asked() || self.failed.get();
         // Slot 0: nothing has been issued, and before the epoch calls wait for the clock themselves.
         let wait = match floor {
             0 => 0,
@@ -261,6 +293,9 @@ impl Keeper {
                 let until = reading.now.saturating_add_unsigned(wait);
                 report.set_verdict(&Verdict::of(State::Starting, until as u64, ""));
             }
+            if let Some(opening) = self.opening.as_mut().filter(|_| wanted) {
+                opening.records = Some(stored);
+            }
             return Ok(Pause::unless_asked(Duration::from_micros(wait).min(IDLE)));
         }
         if !wanted {
@@ -272,6 +307,7 @@ impl Keeper {
         self.shared.allocator.change_lease(self.layout, Lease { node, floor, limit });
         self.open = Some(Open { number, node, since: reading.now, cursor });
         self.opening = None;
+        self.known = names(&records);
         self.say(&State::Ready.into());
         Ok(Pause::while_made())
     }
@@ -284,7 +320,7 @@ impl Keeper {
             window::remaining(self.layout, reading.now, position.cursor, position.limit);
         let asked = self.is_asked();
         let made = position.cursor != open.cursor;
-        if (made || asked) && remaining < reservation / 2 {
+        if (made || asked || self.failed.get()) && remaining < reservation / 2 {
             let mark = self.look_at_others(open)?;
             if mark > position.cursor {
                 // It begins anew, above a record that has been restored.
@@ -322,7 +358,9 @@ impl Keeper {
             settings::max_ahead(),
         );
         let end = end.max(self.shared.allocator.position(self.layout).limit);
+        self.failed.set(true);
         self.write(number, node, end, reading)?;
+        self.failed.set(false);
         Ok(end)
     }
 
@@ -330,6 +368,7 @@ impl Keeper {
         let (home, report) = (self.home()?, &self.shared.report.0);
         let trusted = self.watch.map_or(reading.booted_at, |watch| watch.booted_at());
         report.writing_since.store(reading.now, Ordering::Relaxed);
+        self.written.set(self.written.get().max(end));
         let written = high_water::write(&Mark {
             layout: self.layout,
             number,
@@ -361,7 +400,9 @@ impl Keeper {
         let watch = self.watch.get_or_insert_with(|| {
             let name = self.home.get().map(|home| &home.name);
             let own = stored.iter().filter(|stored| {
-                Some(&stored.record.node) == name && stored.boot_id == self.boot_id
+                Some(&stored.record.node) == name
+                    && stored.boot_id == self.boot_id
+                    && !self.boot_id.is_empty()
             });
             let trusted = own.map(|stored| stored.booted_at).max();
             ClockWatch::new(trusted.unwrap_or(reading.booted_at))
@@ -382,13 +423,24 @@ impl Keeper {
 
     /// Other nodes' records can come while this one runs: by logical replication that of
     /// a node with the same number, with restored data an old one. The mark of the latter.
-    fn look_at_others(&self, open: Open) -> Result<u64, Failure> {
-        let home = self.home()?;
+    fn look_at_others(&mut self, open: Open) -> Result<u64, Failure> {
+        let Home { name, timeline, .. } = self.home()?.clone();
         let stored = high_water::read()?;
         let records = records(&stored);
-        self.warn(window::conflict(&records, &home.name, open.number, home.timeline), &stored);
-        let Open { number, since, .. } = open;
-        Ok(window::mark_from_before(&records, &home.name, number, self.layout, since))
+        self.warn(window::conflict(&records, &name, open.number, timeline), &stored);
+        let mark = window::late_mark(
+            &records,
+            &Running {
+                node: &name,
+                number: open.number,
+                layout: self.layout,
+                since: open.since,
+                known: &self.known,
+                written: self.written.get(),
+            },
+        );
+        self.known = names(&records);
+        Ok(mark)
     }
 
     /// Whether a backend waits for this look.
@@ -398,13 +450,13 @@ impl Keeper {
     }
 
     /// Says whose record has this node's number, once.
-    fn warn(&self, conflict: Option<Conflict<'_>>, stored: &[Stored]) {
-        let report = &self.shared.report.0;
+    fn warn(&mut self, conflict: Option<Conflict<'_>>, stored: &[Stored]) {
         let name = conflict.map(|conflict| conflict.record.node.to_string()).unwrap_or_default();
-        if report.conflict() == name {
+        self.shared.report.0.set_conflict(&name);
+        if self.conflict == name {
             return;
         }
-        report.set_conflict(&name);
+        self.conflict = name;
         if let Some(conflict) = conflict {
             Error::WorkerIdInUse {
                 by: described(conflict.record, stored),
@@ -419,24 +471,37 @@ impl Keeper {
     fn say(&mut self, verdict: &Verdict) {
         self.shared.report.0.set_verdict(verdict);
         let number = self.open.map(|open| open.number);
-        let now = (verdict.state, number.or(self.opening.map(|opening| opening.number)));
-        if self.logged == Some(now) {
+        let number = number.or(self.opening.as_ref().map(|opening| opening.number));
+        let now = Some((verdict.state, verdict.text.clone(), number));
+        if self.logged == now {
             return;
         }
-        self.logged = Some(now);
-        match status::why_not(&self.shared.report.0) {
+        self.logged = now;
+        match status::error_of(verdict.clone()) {
             Some(error) => error.report(PgLogLevel::WARNING, "snowflake_id: no ids: "),
-            None => {
-                let number = now.1.unwrap_or_default();
-                log!("snowflake_id: ids flow with {}", Numbered(number));
-            }
+            None => log!("snowflake_id: ids flow with {}", Numbered(number.unwrap_or_default())),
+        }
+    }
+
+    /// Says, once, why a changed number is not used yet.
+    fn put_off(&mut self, verdict: &Verdict) {
+        if self.put_off.replace(verdict.state) == Some(verdict.state) {
+            return;
+        }
+        if let Some(error) = status::error_of(verdict.clone()) {
+            error.report(PgLogLevel::WARNING, "snowflake_id: the new worker id must wait: ");
         }
     }
 
     /// Takes the allocator away, for good or until there is a number again.
     fn end_lease(&mut self) -> Option<(Open, u64)> {
-        let open = self.open.take()?;
-        Some((open, self.shared.allocator.end_lease(self.layout)))
+        // It may have been opened by a keeper that did not end in peace.
+        if self.shared.allocator.position(self.layout).limit == 0 {
+            self.open = None;
+            return None;
+        }
+        let end = self.shared.allocator.end_lease(self.layout);
+        self.open.take().map(|open| (open, end))
     }
 
     /// The end in peace: records exactly what was issued, so that the next start waits for
@@ -466,7 +531,11 @@ fn records(stored: &[Stored]) -> Vec<Record> {
     stored.iter().map(|stored| stored.record.clone()).collect()
 }
 
-/// A record's node, with where it is.
+fn names(records: &[Record]) -> Vec<NodeName> {
+    records.iter().map(|record| record.node.clone()).collect()
+}
+
+/// A record's node, with where it is. For the log: not everybody may know that.
 fn described(record: &Record, stored: &[Stored]) -> String {
     let home = stored.iter().find(|stored| stored.record == *record);
     format!("{} ({})", record.node, home.map_or("", |stored| &stored.home))

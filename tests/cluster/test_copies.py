@@ -221,17 +221,21 @@ def test_dump_and_restore_elsewhere(start_server, copies, connect, options):
     assert first > last
 
 
-def test_restore_into_a_node_that_runs(start_server, copies, connect):
+@pytest.mark.parametrize("lease", ["older", "newer"])
+def test_restore_into_a_node_that_runs(start_server, copies, connect, lease):
     """A record that arrives when ids have been made already is heeded from the next window on."""
     source = start_server(**AHEAD)
     source.psql(SCHEMA)
-    before = run_ahead(connect(source))
-    file = dump(source, "postgres", "-Fc")
-    source.stop()
     target = copies.adopt(source, data="initdb").start()
     target.psql("CREATE EXTENSION snowflake_id")
     session = connect(target)
-    next_id(session)
+    if lease == "older":
+        next_id(session)
+    before = run_ahead(connect(source))
+    file = dump(source, "postgres", "-Fc")
+    source.stop()
+    if lease == "newer":
+        next_id(session)
     restore(target, "postgres", file)
     eventually(lambda: session.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone() == (True,))
     after = [next_id(session)]

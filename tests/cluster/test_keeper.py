@@ -556,7 +556,7 @@ def test_the_keeper_stands_still(node):
         diag = node.stops()
         assert (diag.sqlstate, diag.message_primary) == ("55P03", NOT_YET)
         # It was stopped at its rest, or while it wrote.
-        assert re.match(rf"The keeper(, process {keeper}, does not answer\.| has been writing )", diag.message_detail)
+        assert re.match(rf"The keeper(, process {keeper}, has made no window in time\.| has been writing )", diag.message_detail)
         assert diag.message_hint.startswith("Try again. ")
         # Every id there was, and none beyond.
         (made_at,) = node.app.execute("SELECT snowflake_timestamp(%s::bigint)", [node.last]).fetchone()
@@ -672,6 +672,30 @@ def test_a_rotation_begins_above_the_marks_of_its_number(node):
     assert row["reserved_until"] > mark
     assert node.sql(f"SELECT reserved_until FROM {MARKS} WHERE node = 'other'") == [(mark,)]
     assert node.status().conflict == "other"
+
+
+def test_a_rotation_that_must_wait(node):
+    """The old number is used until the new one can be: no error for anyone, and the log says why, once."""
+    node = node(reservation="200ms")
+    node.id()
+    columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at"
+    node.sql(
+        f"""
+        INSERT INTO {MARKS} (node, worker_id, reserved_until, {columns})
+        SELECT 'other', 7, snowflake_encode(clock_timestamp() + '1 h', 7, 0), {columns} FROM {MARKS}
+        """
+    )
+    waits = "snowflake_id: the new worker id must wait: the clock is"
+    with node.load():
+        node.server.configure({"snowflake_id.worker_id": 7})
+        node.server.reload()
+        eventually(lambda: waits in node.server.log, "the keeper to say why")
+        node.windows(3)
+        assert node.id() >> 12 & 1023 == 1
+        assert node.status().state == "ready"
+        node.sql(f"DELETE FROM {MARKS} WHERE node = 'other'")
+        eventually(lambda: node.id() >> 12 & 1023 == 7, "the new worker id")
+    assert node.server.log.count(waits) == 1
 
 
 @pytest.mark.parametrize(

@@ -172,23 +172,39 @@ pub fn start<'a>(
     Ok(Start { floor, conflict })
 }
 
-/// The greatest mark among the records of other nodes with a node's number that were written
-/// before a moment; 0 where there is none. A record that is that old and was not there before
-/// has come with restored data.
-pub fn mark_from_before(
-    records: &[Record],
-    node: &NodeName,
-    number: Number,
-    layout: &Layout,
-    moment: i64,
-) -> u64 {
-    records
-        .iter()
-        .filter(|record| record.number == number && record.node != *node)
-        .filter(|record| record.updated_at < moment)
-        .filter_map(|record| record.slot(layout))
-        .max()
-        .unwrap_or(0)
+/// A node that makes ids.
+#[derive(Clone, Debug)]
+pub struct Running<'a> {
+    /// Its name.
+    pub node: &'a NodeName,
+    /// Its number.
+    pub number: Number,
+    /// The layout in force.
+    pub layout: &'a Layout,
+    /// When its lease began, in microseconds since the Unix epoch.
+    pub since: i64,
+    /// The nodes whose records it has seen.
+    pub known: &'a [NodeName],
+    /// The greatest end of a window that it has written, or tried to.
+    pub written: u64,
+}
+
+/// The greatest mark that a running node learns of only now; 0 where there is none.
+///
+/// It must begin anew above a record that has come with restored data: one of a node that it
+/// did not know, one that is older than its lease, or one of its own that it did not write.
+/// A node with the same number that goes on making ids is a conflict, and puts it off once.
+pub fn late_mark(records: &[Record], running: &Running<'_>) -> u64 {
+    let Running { node, number, layout, since, known, written } = *running;
+    let late = |record: &&Record| {
+        if record.node == *node {
+            record.slot(layout).is_some_and(|slot| slot > written)
+        } else {
+            let new = record.updated_at < since || !known.contains(&record.node);
+            record.number == number && new
+        }
+    };
+    records.iter().filter(late).filter_map(|record| record.slot(layout)).max().unwrap_or(0)
 }
 
 /// The record of another node that has a node's number; of several the most telling.
@@ -204,7 +220,8 @@ pub fn conflict<'a>(
         .map(|record| Conflict { record, copy: record.node.cluster == node.cluster })
         // A member of the family with an older timeline is the primary before a promotion.
         .filter(|conflict| !conflict.copy || conflict.record.timeline >= timeline)
-        .max_by_key(|conflict| (conflict.copy, conflict.record.updated_at))
+        // Not by time: of two that make ids, now one is the latest and now the other.
+        .max_by_key(|conflict| (conflict.copy, conflict.record.node.to_string()))
 }
 
 /// The exclusive end of the window to reserve for a node whose next slot is `cursor`:

@@ -3,7 +3,7 @@
 #![cfg(not(loom))]
 
 use snowflake_core::window::{
-    Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Start, end, mark_from_before,
+    Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Running, Start, end, late_mark,
     patience, remaining, start, time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
@@ -153,10 +153,22 @@ fn an_old_record_that_arrives_late() {
         record("1-a", 1, 800, 1),
     ];
     // `updated_at` is the tick, here.
-    let mark = |moment| mark_from_before(&records, &node, number(1), &layout, moment);
-    assert_eq!(mark(900), first(700) + 7);
-    assert_eq!(mark(901), first(900) + 7);
-    assert_eq!(mark(600), 0);
+    let mark = |since, known: &[&str], written| {
+        let known: Vec<_> = known.iter().map(|name| NodeName::parse(name)).collect();
+        let (node, number, layout, known) = (&node, number(1), &layout, &known[..]);
+        late_mark(&records, &Running { node, number, layout, since, known, written })
+    };
+    let all = &["2-b", "1-o"][..];
+    // Those that are older than the lease.
+    assert_eq!(mark(900, all, u64::MAX), first(700) + 7);
+    assert_eq!(mark(901, all, u64::MAX), first(900) + 7);
+    assert_eq!(mark(600, all, u64::MAX), 0);
+    // Those of nodes that were not known.
+    assert_eq!(mark(600, &["2-b"], u64::MAX), first(600) + 7);
+    assert_eq!(mark(600, &["1-o"], u64::MAX), first(900) + 7);
+    // Its own, if it did not write it.
+    assert_eq!(mark(600, all, first(800) + 7), 0);
+    assert_eq!(mark(600, all, first(800) + 6), first(800) + 7);
 }
 
 #[test]
