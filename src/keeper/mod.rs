@@ -427,7 +427,10 @@ impl Keeper {
         let Home { name, timeline, .. } = self.home()?.clone();
         let stored = high_water::read()?;
         let records = records(&stored);
-        self.warn(window::conflict(&records, &name, open.number, timeline), &stored);
+        // While another number is to be opened, it is that one's conflicts that matter.
+        if self.opening.is_none() {
+            self.warn(window::conflict(&records, &name, open.number, timeline), &stored);
+        }
         let mark = window::late_mark(
             &records,
             &Running {
