@@ -305,8 +305,10 @@ class Server:
         """Kill all its processes at once, as a power failure would (but see fsync)."""
         if not self.running():
             return
-        # Stopped first, so that it cannot start further processes while we look.
+        # Stopped first, so that it cannot start further processes while we look. A fork
+        # that is under way still ends, and only then the postmaster stops.
         self._process.send_signal(signal.SIGSTOP)
+        self._wait_until(lambda: _state(self.pid) in "TZ", 60, "did not stop")
         processes = self.children()
         self._process.kill()
         self._process.wait()
@@ -314,7 +316,7 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         # Shared memory is in use, and a new start refused, until the last has gone.
-        self._wait_until(lambda: not any(map(_alive, processes)), 60, "left processes behind")
+        self._wait_until(lambda: all(_state(pid) in "ZX" for pid in processes), 60, "left processes behind")
         # What libfaketime tidies up itself after an end in peace.
         for name in glob.glob(f"/dev/shm/*faketime_*_{self._process.pid}"):
             with contextlib.suppress(FileNotFoundError):
@@ -467,12 +469,12 @@ def _write(path, text):
     os.replace(new, path)
 
 
-def _alive(pid):
-    """Whether a process runs. One that only waits for its parent to notice does not."""
+def _state(pid):
+    """The letter that ps shows for a process: R, S, T ... A gone one is X, as a dying one."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "X"
 
 
 def _die_by_exception():
