@@ -5,8 +5,9 @@
 //! after a crash of one (PostgreSQL then makes all shared memory anew). It always
 //! begins closed: no id leaves before the keeper has opened it.
 //!
-//! There is no lock. Of [`Shared`], allocator and report say themselves who writes what. A slot is written by its backend alone and
-//! read by anyone: relaxed atomics, no read-modify-write.
+//! There is no lock. Of [`Shared`], allocator and report say themselves who writes what.
+//! A slot is written by its backend alone and read by anyone: relaxed atomics, no
+//! read-modify-write.
 #![allow(unsafe_code)]
 
 use crate::report::Report;
@@ -19,7 +20,7 @@ use std::sync::atomic::AtomicPtr;
 #[repr(C, align(128))]
 pub(crate) struct Shared {
     pub(crate) allocator: Allocator,
-    pub(crate) report: CacheLine<Report>,
+    report: CacheLine<Report>,
     backends: usize,
 }
 
@@ -44,9 +45,14 @@ pub(crate) struct BackendSlot {
 pub(crate) const NO_ID: i64 = -1;
 
 impl Shared {
+    /// What the keeper says.
+    pub(crate) const fn report(&self) -> &Report {
+        &self.report.0
+    }
+
     /// Wakes the keeper, if there is one.
     pub(crate) fn wake_keeper(&self) {
-        let latch = self.report.0.latch.load(Ordering::Acquire);
+        let latch = self.report().latch.load(Ordering::Acquire);
         if !latch.is_null() {
             // SAFETY: the keeper stored its process's latch, which lies in shared memory for as
             // long as the server runs. If the keeper has ended, another process may have got the

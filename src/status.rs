@@ -36,7 +36,7 @@ pub(crate) struct Question {
 
 impl Question {
     pub(crate) fn ask(shared: &'static Shared) -> Self {
-        let ticket = shared.report.0.ask();
+        let ticket = shared.report().ask();
         shared.wake_keeper();
         Self { shared, ticket, since: Instant::now() }
     }
@@ -48,7 +48,7 @@ impl Question {
         if in_recovery() {
             return Err(Error::Standby);
         }
-        let report = &self.shared.report.0;
+        let report = self.shared.report();
         let answered = report.is_answered(self.ticket);
         // A keeper without a database cannot answer: PostgreSQL starts it ever again.
         let decided = answered || report.verdict().state == State::NoDatabase;
@@ -66,12 +66,10 @@ impl Question {
         wait(LOOK);
         Ok(())
     }
-}
 
-impl Question {
     /// Waits for the answer, or until the keeper has taken too long for it.
     pub(crate) fn answer(self) {
-        let report = &self.shared.report.0;
+        let report = self.shared.report();
         while !report.is_answered(self.ticket) && self.since.elapsed() < KEEPER_TIMEOUT {
             wait(LOOK);
         }
@@ -138,7 +136,7 @@ pub(crate) fn now() -> (&'static str, Option<Error>) {
         Ok(layout) => layout,
         Err(error) => return ("bad_setting", Some(error)),
     };
-    let report = &shared.report.0;
+    let report = shared.report();
     if let Some(error) = why_not(report) {
         return (word(report.verdict().state), Some(error));
     }

@@ -17,21 +17,27 @@ pub(crate) fn wait(micros: u64) {
     if micros < SHORTEST_BY_LATCH {
         std::thread::sleep(Duration::from_micros(micros));
     } else {
-        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-        // SAFETY: called from SQL functions, thus in a backend, where MyLatch is set
-        // for the whole life of the process. A signal sets the latch, which ends the
-        // wait at once; it is reset before the interrupts are looked at, so that one
-        // that comes between is not lost.
-        #[allow(unsafe_code)]
-        unsafe {
-            pg_sys::WaitLatch(
-                pg_sys::MyLatch,
-                events as i32,
-                (micros / 1000) as core::ffi::c_long,
-                pg_sys::PG_WAIT_EXTENSION,
-            );
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-        }
+        wait_for_latch(micros / 1000);
     }
     check_for_interrupts!();
+}
+
+/// Waits until this process's latch is set, or for so many milliseconds, and resets it. Whether
+/// it was set. The caller then serves interrupts.
+pub(crate) fn wait_for_latch(millis: u64) -> bool {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: called in backends and in the keeper, where MyLatch is set for the whole life of
+    // the process. A signal sets the latch, which ends the wait at once; it is reset before the
+    // interrupts are looked at, so that one that comes between is not lost.
+    #[allow(unsafe_code)]
+    unsafe {
+        let event = pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            millis as core::ffi::c_long,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        event & pg_sys::WL_LATCH_SET as i32 != 0
+    }
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, OrRaise};
 use crate::report::State;
 use crate::settings;
-use crate::shared::shared;
+use crate::shared::{Shared, shared};
 use crate::status::{self, Question};
 use crate::time::{WallClock, from_unix};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
@@ -42,7 +42,7 @@ fn snowflake_node() -> TableIterator<
     let (reason, hint) = error.map(|error| error.in_words()).unzip();
     // What the keeper said last holds only where it runs.
     let shared = shared().filter(|_| !status::in_recovery());
-    let report = shared.map(|shared| &shared.report.0);
+    let report = shared.map(Shared::report);
     let looked = report.filter(|report| report.looked_at.load(Ordering::Relaxed) != 0);
     let time = |micros: i64| from_unix(micros).ok().filter(|_| micros != 0);
     let interval = |micros: i64| Interval::new(0, 0, micros).ok();
@@ -86,7 +86,7 @@ fn snowflake_accept_clock() -> bool {
     if status::in_recovery() {
         Error::Standby.raise();
     }
-    let report = &shared.report.0;
+    let report = shared.report();
     // What the keeper says may be a second old.
     Question::ask(shared).answer();
     if report.verdict().state != State::ClockJumped {

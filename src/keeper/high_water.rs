@@ -9,7 +9,6 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::{self, SpiHeapTupleData};
-use snowflake_core::Layout;
 use snowflake_core::window::{NodeName, Number, Record};
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
@@ -75,8 +74,8 @@ fn set(name: &CStr, value: &CStr) {
 #[derive(Clone, Debug)]
 pub(super) struct Home {
     pub(super) name: NodeName,
-    host: String,
-    data_directory: String,
+    pub(super) host: String,
+    pub(super) data_directory: String,
     pub(super) timeline: u32,
 }
 
@@ -113,34 +112,25 @@ impl Home {
     }
 }
 
-/// A record, with what only the keeper of the same node needs.
-#[derive(Clone, Debug)]
-pub(super) struct Stored {
-    pub(super) record: Record,
-    pub(super) boot_id: String,
-    pub(super) booted_at: i64,
-    pub(super) home: String,
-}
+/// The columns, in the order in which they are read and written.
+const COLUMNS: &str =
+    "node, reserved_until, datacenter_id, worker_id, layout, epoch, timeline, updated_at,
+    boot_id, booted_at, host, data_directory";
+/// As many parameters.
+const VALUES: &str = "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12";
 
 /// All records.
-pub(super) fn read() -> Result<Vec<Stored>, Failure> {
+pub(super) fn read() -> Result<Vec<Record>, Failure> {
     transaction(|| {
         let table = table()?;
         Spi::connect(|client| {
-            let rows = client.select(
-                &format!(
-                    "SELECT node, reserved_until, datacenter_id, worker_id, layout, epoch, timeline, updated_at,
-                            boot_id, booted_at, host, data_directory FROM {table}"
-                ),
-                None,
-                &[],
-            )?;
-            rows.map(|row| Ok(stored(&row)?)).collect()
+            let rows = client.select(&format!("SELECT {COLUMNS} FROM {table}"), None, &[])?;
+            rows.map(|row| Ok(record(&row)?)).collect()
         })
     })
 }
 
-fn stored(row: &SpiHeapTupleData<'_>) -> Result<Stored, spi::Error> {
+fn record(row: &SpiHeapTupleData<'_>) -> Result<Record, spi::Error> {
     let text = |column| Ok::<_, spi::Error>(row.get::<String>(column)?.unwrap_or_default());
     let time = |column| {
         let time = row.get::<TimestampWithTimeZone>(column)?;
@@ -150,7 +140,7 @@ fn stored(row: &SpiHeapTupleData<'_>) -> Result<Stored, spi::Error> {
         let number = row.get::<i32>(column)?;
         Ok::<_, spi::Error>(number.and_then(|number| u32::try_from(number).ok()))
     };
-    let record = Record {
+    Ok(Record {
         node: NodeName::parse(&text(1)?),
         reserved_until: row.get(2)?.unwrap_or(0),
         number: Number { datacenter_id: number(3)?, worker_id: number(4)? },
@@ -158,68 +148,39 @@ fn stored(row: &SpiHeapTupleData<'_>) -> Result<Stored, spi::Error> {
         epoch: time(6)?,
         timeline: row.get::<i64>(7)?.and_then(|number| number.try_into().ok()).unwrap_or(0),
         updated_at: time(8)?,
-    };
-    let home = format!("{}:{}", text(11)?, text(12)?);
-    Ok(Stored { record, boot_id: text(9)?, booted_at: time(10)?, home })
-}
-
-/// What a record is to say.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark<'a> {
-    pub(super) home: &'a Home,
-    pub(super) layout: &'a Layout,
-    pub(super) number: Number,
-    /// The node number in `reserved_until`.
-    pub(super) node: u64,
-    /// The end of the window, as a slot.
-    pub(super) end: u64,
-    pub(super) boot_id: &'a str,
-    pub(super) booted_at: i64,
-    pub(super) now: i64,
+        boot_id: text(9)?,
+        booted_at: time(10)?,
+        host: text(11)?,
+        data_directory: text(12)?,
+    })
 }
 
 /// Writes this node's record. When it returns well, the record is on disk and, where the
 /// cluster replicates synchronously, on the standbys.
-pub(super) fn write(mark: &Mark<'_>) -> Result<(), Failure> {
+pub(super) fn write(record: &Record) -> Result<(), Failure> {
     let time = |micros| from_unix(micros).ok();
     let integer = |number: Option<u32>| number.and_then(|number| i32::try_from(number).ok());
-    let Mark { home, layout, number, .. } = mark;
     transaction(|| {
         let table = table()?;
         let values = [
-            home.name.to_string().into(),
-            layout.id(mark.node, mark.end).into(),
-            integer(number.datacenter_id).into(),
-            integer(number.worker_id).into(),
-            layout.to_string().into(),
-            time(layout.epoch()).into(),
-            i64::from(home.timeline).into(),
-            time(mark.now).into(),
-            mark.boot_id.into(),
-            time(mark.booted_at).into(),
-            home.host.as_str().into(),
-            home.data_directory.as_str().into(),
+            record.node.to_string().into(),
+            record.reserved_until.into(),
+            integer(record.number.datacenter_id).into(),
+            integer(record.number.worker_id).into(),
+            record.layout.as_str().into(),
+            time(record.epoch).into(),
+            i64::from(record.timeline).into(),
+            time(record.updated_at).into(),
+            record.boot_id.as_str().into(),
+            time(record.booted_at).into(),
+            record.host.as_str().into(),
+            record.data_directory.as_str().into(),
         ];
         Spi::connect_mut(|client| {
-            let updated = client.update(
-                &format!(
-                    "UPDATE {table} SET reserved_until = $2, datacenter_id = $3, worker_id = $4, layout = $5, epoch = $6,
-                            timeline = $7, updated_at = $8, boot_id = $9, booted_at = $10, host = $11, data_directory = $12
-                     WHERE node = $1"
-                ),
-                None,
-                &values,
-            )?;
-            if updated.is_empty() {
-                client.update(
-                    &format!(
-                        "INSERT INTO {table} (node, reserved_until, datacenter_id, worker_id, layout, epoch, timeline,
-                                updated_at, boot_id, booted_at, host, data_directory)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-                    ),
-                    None,
-                    &values,
-                )?;
+            let update = format!("UPDATE {table} SET ({COLUMNS}) = ROW ({VALUES}) WHERE node = $1");
+            if client.update(&update, None, &values)?.is_empty() {
+                let insert = format!("INSERT INTO {table} ({COLUMNS}) VALUES ({VALUES})");
+                client.update(&insert, None, &values)?;
             }
             Ok(())
         })
@@ -265,10 +226,10 @@ fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failur
     // SAFETY: reads a flag that PostgreSQL sets in this process.
     let dying = unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() } != 0;
     let interrupted = interruptible.end() || dying;
-    result.and_then(|value| {
-        let failure = || Failure::Failed("the keeper was interrupted".to_owned());
-        if interrupted { Err(failure()) } else { Ok(value) }
-    })
+    match result {
+        Ok(_) if interrupted => Err(Failure::Failed("the keeper was interrupted".to_owned())),
+        result => result,
+    }
 }
 
 fn aborted(error: CaughtError) -> Failure {

@@ -19,12 +19,12 @@ use crate::shared::{Shared, shared};
 use crate::status;
 use crate::time::uptime;
 use clock::Reading;
-use high_water::{Failure, Home, Mark, Stored};
+use high_water::{Failure, Home};
 use once_cell::unsync::OnceCell;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 use snowflake_core::window::{
-    self, Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Running,
+    self, Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running,
 };
 use snowflake_core::{ClockWatch, Field, Layout, Lease};
 use std::cell::Cell;
@@ -60,11 +60,11 @@ pub extern "C-unwind" fn snowflake_id_keeper_main(_argument: pg_sys::Datum) {
     signals::install();
     // The postmaster made both before it started this process.
     if let (Some(shared), Ok(layout)) = (shared(), settings::layout()) {
-        connect(&shared.report.0);
+        connect(shared.report());
         if !signals::stop_requested() {
             Keeper::new(shared, layout).run();
         }
-        shared.report.0.pid.store(0, Ordering::Relaxed);
+        shared.report().pid.store(0, Ordering::Relaxed);
     }
     // A background worker that returns, or exits with 0, is never started again: it
     // would be missed by a node that was told to end only this process.
@@ -124,7 +124,7 @@ struct Opening {
     since: i64,
     /// The records that decide where it begins, while it waits for the clock to come there: a node
     /// with the same number that goes on making ids cannot put it off again and again.
-    records: Option<Vec<Stored>>,
+    records: Option<Vec<Record>>,
 }
 
 /// How long the keeper rests before the next look.
@@ -189,7 +189,7 @@ impl Keeper {
                     pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP)
                 };
             }
-            let report = &self.shared.report.0;
+            let report = self.shared.report();
             let asked = report.asked();
             let reading = Reading::take();
             report_clock(report, &reading);
@@ -241,7 +241,7 @@ impl Keeper {
     /// open already stays so until the new one is reserved.
     fn begin(&mut self, number: Number, node: u64, reading: &Reading) -> Result<Pause, Verdict> {
         let home = self.home()?.clone();
-        let report = &self.shared.report.0;
+        let report = self.shared.report();
         let opening = self.opening.take().filter(|opening| opening.number == number);
         let mut opening = opening.unwrap_or(Opening { number, since: reading.now, records: None });
         // A clock that was put right since is the better one.
@@ -249,33 +249,25 @@ impl Keeper {
         let since = opening.since;
         let settled = opening.records.take();
         self.opening = Some(opening);
-        let stored = match settled {
-            Some(stored) => stored,
+        let records = match settled {
+            Some(records) => records,
             None => high_water::read()?,
         };
-        self.check_clock(reading, &stored)?;
-        let records = records(&stored);
+        self.check_clock(reading, &records)?;
         let (guard, max_ahead) = (settings::promotion_guard(), settings::max_ahead());
-        let beginning = Beginning {
-            node: &home.name,
-            number,
-            layout: self.layout,
-            timeline: home.timeline,
-            since,
-            max_ahead,
-            guard,
-            running: self.open.is_some(),
-        };
-        let start = window::start(&records, &beginning).map_err(|LayoutChanged(record)| {
-            Verdict::of(State::LayoutChanged, record.epoch as u64, &*record.layout)
-        })?;
+        let beginning = Beginning { since, max_ahead, guard, running: self.open.is_some() };
+        let identity = self.identity(&home, number);
+        let start =
+            window::start(&records, &identity, &beginning).map_err(|LayoutChanged(record)| {
+                Verdict::of(State::LayoutChanged, record.epoch as u64, &*record.layout)
+            })?;
         let copy = start.conflict.filter(|conflict| conflict.copy);
         if let Some(copy) = copy.filter(|_| settings::on_copy() == OnCopy::Refuse) {
             let name = copy.record.node.to_string();
             report.set_conflict(&name);
             return Err(Verdict::of(State::Copy, 0, name));
         }
-        self.warn(start.conflict, &stored);
+        self.warn(start.conflict);
         let floor = start.floor;
         // Before anybody asks, nothing is reserved: there may be records still to come, from a
         // dump that is being restored.
@@ -294,7 +286,7 @@ impl Keeper {
                 report.set_verdict(&Verdict::of(State::Starting, until as u64, ""));
             }
             if let Some(opening) = self.opening.as_mut().filter(|_| wanted) {
-                opening.records = Some(stored);
+                opening.records = Some(records);
             }
             return Ok(Pause::unless_asked(Duration::from_micros(wait).min(IDLE)));
         }
@@ -365,19 +357,22 @@ impl Keeper {
     }
 
     fn write(&self, number: Number, node: u64, end: u64, reading: &Reading) -> Result<(), Failure> {
-        let (home, report) = (self.home()?, &self.shared.report.0);
+        let (home, report) = (self.home()?, self.shared.report());
         let trusted = self.watch.map_or(reading.booted_at, |watch| watch.booted_at());
         report.writing_since.store(reading.now, Ordering::Relaxed);
         self.written.set(self.written.get().max(end));
-        let written = high_water::write(&Mark {
-            layout: self.layout,
+        let written = high_water::write(&Record {
+            node: home.name.clone(),
+            reserved_until: self.layout.id(node, end),
             number,
-            node,
-            end,
-            boot_id: &self.boot_id,
+            layout: self.layout.to_string(),
+            epoch: self.layout.epoch(),
+            timeline: home.timeline,
+            updated_at: reading.now,
+            boot_id: self.boot_id.clone(),
             booted_at: trusted,
-            now: reading.now,
-            home,
+            host: home.host.clone(),
+            data_directory: home.data_directory.clone(),
         });
         report.writing_since.store(0, Ordering::Relaxed);
         written
@@ -387,27 +382,31 @@ impl Keeper {
     fn home(&self) -> Result<&Home, Failure> {
         self.home.get_or_try_init(|| {
             let home = Home::find()?;
-            let report = &self.shared.report.0;
+            let report = self.shared.report();
             report.set_node(&home.name.to_string());
             report.timeline.store(home.timeline, Ordering::Relaxed);
             Ok(home)
         })
     }
 
+    const fn identity<'a>(&self, home: &'a Home, number: Number) -> Identity<'a> {
+        Identity { node: &home.name, number, layout: self.layout, timeline: home.timeline }
+    }
+
     /// Whether the clock can be believed. The first look compares it with the record that this
     /// node wrote since the machine was started.
-    fn check_clock(&mut self, reading: &Reading, stored: &[Stored]) -> Result<(), Verdict> {
+    fn check_clock(&mut self, reading: &Reading, records: &[Record]) -> Result<(), Verdict> {
         let watch = self.watch.get_or_insert_with(|| {
             let name = self.home.get().map(|home| &home.name);
-            let own = stored.iter().filter(|stored| {
-                Some(&stored.record.node) == name
-                    && stored.boot_id == self.boot_id
+            let own = records.iter().filter(|record| {
+                Some(&record.node) == name
+                    && record.boot_id == self.boot_id
                     && !self.boot_id.is_empty()
             });
-            let trusted = own.map(|stored| stored.booted_at).max();
+            let trusted = own.map(|record| record.booted_at).max();
             ClockWatch::new(trusted.unwrap_or(reading.booted_at))
         });
-        let report = &self.shared.report.0;
+        let report = self.shared.report();
         if report.take_accept_clock() {
             watch.accept(reading.booted_at);
         }
@@ -424,55 +423,44 @@ impl Keeper {
     /// Other nodes' records can come while this one runs: by logical replication that of
     /// a node with the same number, with restored data an old one. The mark of the latter.
     fn look_at_others(&mut self, open: Open) -> Result<u64, Failure> {
-        let Home { name, timeline, .. } = self.home()?.clone();
-        let stored = high_water::read()?;
-        let records = records(&stored);
+        let home = self.home()?.clone();
+        let identity = self.identity(&home, open.number);
+        let records = high_water::read()?;
         // While another number is to be opened, it is that one's conflicts that matter.
         if self.opening.is_none() {
-            self.warn(window::conflict(&records, &name, open.number, timeline), &stored);
+            self.warn(window::conflict(&records, &identity));
         }
-        let mark = window::late_mark(
-            &records,
-            &Running {
-                node: &name,
-                number: open.number,
-                layout: self.layout,
-                since: open.since,
-                known: &self.known,
-                written: self.written.get(),
-            },
-        );
+        let (since, known, written) = (open.since, &self.known[..], self.written.get());
+        let mark = window::late_mark(&records, &identity, &Running { since, known, written });
         self.known = names(&records);
         Ok(mark)
     }
 
     /// Whether a backend waits for this look.
     fn is_asked(&self) -> bool {
-        let report = &self.shared.report.0;
+        let report = self.shared.report();
         !report.is_answered(report.asked())
     }
 
     /// Says whose record has this node's number, once.
-    fn warn(&mut self, conflict: Option<Conflict<'_>>, stored: &[Stored]) {
+    fn warn(&mut self, conflict: Option<Conflict<'_>>) {
         let name = conflict.map(|conflict| conflict.record.node.to_string()).unwrap_or_default();
-        self.shared.report.0.set_conflict(&name);
+        self.shared.report().set_conflict(&name);
         if self.conflict == name {
             return;
         }
         self.conflict = name;
-        if let Some(conflict) = conflict {
-            Error::WorkerIdInUse {
-                by: described(conflict.record, stored),
-                copy: conflict.copy,
-                updated_at: conflict.record.updated_at,
-            }
-            .report(PgLogLevel::WARNING, "snowflake_id: ");
+        if let Some(Conflict { record, copy }) = conflict {
+            // Where it is, is for the log only: not everybody may know that.
+            let by = format!("{} ({}:{})", record.node, record.host, record.data_directory);
+            Error::WorkerIdInUse { by, copy, updated_at: record.updated_at }
+                .report(PgLogLevel::WARNING, "snowflake_id: ");
         }
     }
 
     /// Publishes a verdict, and logs it if it is a new one.
     fn say(&mut self, verdict: &Verdict) {
-        self.shared.report.0.set_verdict(verdict);
+        self.shared.report().set_verdict(verdict);
         let number = self.open.map(|open| open.number);
         let number = number.or(self.opening.as_ref().map(|opening| opening.number));
         let now = Some((verdict.state, verdict.text.clone(), number));
@@ -510,7 +498,7 @@ impl Keeper {
     /// The end in peace: records exactly what was issued, so that the next start waits for
     /// nothing.
     fn close(mut self) {
-        self.shared.report.0.set_verdict(&State::Starting.into());
+        self.shared.report().set_verdict(&State::Starting.into());
         let Some((open, end)) = self.end_lease() else { return };
         high_water::hurry();
         if let Err(failure) = self.write(open.number, open.node, end, &Reading::take()) {
@@ -530,18 +518,8 @@ impl From<Failure> for Verdict {
     }
 }
 
-fn records(stored: &[Stored]) -> Vec<Record> {
-    stored.iter().map(|stored| stored.record.clone()).collect()
-}
-
 fn names(records: &[Record]) -> Vec<NodeName> {
     records.iter().map(|record| record.node.clone()).collect()
-}
-
-/// A record's node, with where it is. For the log: not everybody may know that.
-fn described(record: &Record, stored: &[Stored]) -> String {
-    let home = stored.iter().find(|stored| stored.record == *record);
-    format!("{} ({})", record.node, home.map_or("", |stored| &stored.home))
 }
 
 fn report_clock(report: &Report, reading: &Reading) {

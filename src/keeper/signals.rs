@@ -2,6 +2,7 @@
 //! transaction, or leave it waiting for a standby while the server wants to stop.
 #![allow(unsafe_code)]
 
+use crate::wait::wait_for_latch;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -86,18 +87,8 @@ pub(super) fn rest(at_least: Duration, at_most: Duration) {
         let Some(left) = left.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else {
             break;
         };
-        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-        // SAFETY: the process has a latch for all its life.
-        unsafe {
-            let event = pg_sys::WaitLatch(
-                pg_sys::MyLatch,
-                events as i32,
-                left.as_millis() as core::ffi::c_long + 1,
-                pg_sys::PG_WAIT_EXTENSION,
-            );
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-            woken |= event & pg_sys::WL_LATCH_SET as i32 != 0;
-        }
+        // Rounded up: a rest of less than a millisecond would not be one.
+        woken |= wait_for_latch(left.as_millis() as u64 + 1);
         pgrx::check_for_interrupts!();
     }
 }

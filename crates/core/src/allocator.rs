@@ -33,9 +33,9 @@
 //!
 //! # Taking a lease away
 //!
-//! [`Allocator::change_lease`] and [`Allocator::end_lease`] close the limit, then change the cursor. A claim
-//! that had read the old limit either swaps the cursor before the keeper does,
-//! and is counted in the cursor that the keeper gets back, or fails its swap and
+//! [`Allocator::change_lease`] and [`Allocator::end_lease`] close the limit, then
+//! change the cursor. A claim that had read the old limit either swaps the cursor
+//! before the keeper does, and is counted in the cursor that the keeper gets back, or fails its swap and
 //! starts over, sees the new node and the limit that belongs to it. So after the
 //! swap no slot of the old node is issued, and the keeper knows the last one.
 //!
@@ -281,7 +281,7 @@ fn end_of_tick(layout: &Layout, slot: u64) -> u64 {
 /// Microseconds until a slot's tick begins or, with `max_ahead`, until it is no farther
 /// ahead than that. 0: it may be issued now.
 #[inline]
-fn wait_for(layout: &Layout, slot: u64, now: i64, max_ahead: u64) -> u64 {
+pub(crate) fn wait_for(layout: &Layout, slot: u64, now: i64, max_ahead: u64) -> u64 {
     let begins = layout.tick_of_slot(slot).saturating_mul(layout.tick_length());
     let allowed = now.saturating_add_unsigned(max_ahead);
     match u64::try_from(allowed) {

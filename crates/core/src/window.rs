@@ -8,6 +8,7 @@
 //! at or above every mark that could be of the same number ([`start`]), and the next record is
 //! above where it begins ([`end`]).
 
+use crate::allocator::wait_for;
 use crate::error::TimeError;
 use crate::layout::{Layout, MAX_TICK};
 
@@ -28,6 +29,14 @@ pub struct Record {
     pub timeline: u32,
     /// When it was written, in microseconds since the Unix epoch.
     pub updated_at: i64,
+    /// The run of the machine in which it was written.
+    pub boot_id: String,
+    /// When that run began, by the clock that was trusted, in microseconds since the Unix epoch.
+    pub booted_at: i64,
+    /// Where the node is, for people.
+    pub host: String,
+    /// Its data directory, for people.
+    pub data_directory: String,
 }
 
 /// A node's number, as it is configured.
@@ -49,17 +58,22 @@ pub struct NodeName {
     pub fingerprint: String,
 }
 
-/// A node that is about to begin, or to change its number.
-#[derive(Clone, Debug)]
-pub struct Beginning<'a> {
+/// Who a node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
     /// Its name.
     pub node: &'a NodeName,
-    /// The number that it is to have.
+    /// Its number.
     pub number: Number,
     /// The layout in force.
     pub layout: &'a Layout,
     /// The cluster's timeline.
     pub timeline: u32,
+}
+
+/// A node that is about to begin, or to change its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
     /// The wall clock when it began to begin, in microseconds since the Unix epoch.
     pub since: i64,
     /// Microseconds that ids may run ahead of the clock.
@@ -131,9 +145,10 @@ impl Record {
 /// From where a node may begin, by all the records that it finds.
 pub fn start<'a>(
     records: &'a [Record],
-    beginning: &Beginning<'_>,
+    identity: &Identity<'_>,
+    beginning: &Beginning,
 ) -> Result<Start<'a>, LayoutChanged<'a>> {
-    let Beginning { node, number, layout, .. } = *beginning;
+    let Identity { node, number, layout, timeline } = *identity;
     // All data directories that were one once: this one, what it was copied from, and
     // the primaries before a promotion.
     let family = || records.iter().filter(|record| record.node.cluster == node.cluster);
@@ -145,11 +160,11 @@ pub fn start<'a>(
         return Err(LayoutChanged(record));
     }
     let same_number = || records.iter().filter(|record| record.number == number);
-    let conflict = conflict(records, node, number, beginning.timeline);
+    let conflict = conflict(records, identity);
     // Its own first record on the new timeline ends a promotion. Not that of a sibling, which
     // may have come by logical replication from a timeline of its own.
-    let promoted = family().any(|record| record.timeline < beginning.timeline)
-        && !own().any(|record| record.timeline >= beginning.timeline);
+    let promoted = family().any(|record| record.timeline < timeline)
+        && !own().any(|record| record.timeline >= timeline);
     let guarded = !beginning.running && (promoted || conflict.is_some());
 
     // What this node has issued itself is below the cursor if it is running, else below
@@ -175,12 +190,6 @@ pub fn start<'a>(
 /// A node that makes ids.
 #[derive(Clone, Debug)]
 pub struct Running<'a> {
-    /// Its name.
-    pub node: &'a NodeName,
-    /// Its number.
-    pub number: Number,
-    /// The layout in force.
-    pub layout: &'a Layout,
     /// When its lease began, in microseconds since the Unix epoch.
     pub since: i64,
     /// The nodes whose records it has seen.
@@ -194,8 +203,9 @@ pub struct Running<'a> {
 /// It must begin anew above a record that has come with restored data: one of a node that it
 /// did not know, one that is older than its lease, or one of its own that it did not write.
 /// A node with the same number that goes on making ids is a conflict, and puts it off once.
-pub fn late_mark(records: &[Record], running: &Running<'_>) -> u64 {
-    let Running { node, number, layout, since, known, written } = *running;
+pub fn late_mark(records: &[Record], identity: &Identity<'_>, running: &Running<'_>) -> u64 {
+    let Identity { node, number, layout, .. } = *identity;
+    let Running { since, known, written } = *running;
     let late = |record: &&Record| {
         if record.node == *node {
             record.slot(layout).is_some_and(|slot| slot > written)
@@ -208,12 +218,8 @@ pub fn late_mark(records: &[Record], running: &Running<'_>) -> u64 {
 }
 
 /// The record of another node that has a node's number; of several the most telling.
-pub fn conflict<'a>(
-    records: &'a [Record],
-    node: &NodeName,
-    number: Number,
-    timeline: u32,
-) -> Option<Conflict<'a>> {
+pub fn conflict<'a>(records: &'a [Record], identity: &Identity<'_>) -> Option<Conflict<'a>> {
+    let Identity { node, number, timeline, .. } = *identity;
     records
         .iter()
         .filter(|record| record.number == number && record.node != *node)
@@ -249,8 +255,7 @@ pub fn remaining(layout: &Layout, now: i64, cursor: u64, limit: u64) -> u64 {
 
 /// Microseconds until a slot's tick begins, or until it is no more than `max_ahead` ahead.
 pub fn until(layout: &Layout, now: i64, slot: u64, max_ahead: u64) -> u64 {
-    let allowed = now.saturating_add_unsigned(max_ahead);
-    u64::try_from(time_of_slot(layout, slot).saturating_sub(allowed)).unwrap_or(0)
+    wait_for(layout, slot, now.saturating_sub(layout.epoch()), max_ahead)
 }
 
 /// How long a record that lies ahead of the clock is waited for; one that lies further ahead

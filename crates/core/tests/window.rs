@@ -3,8 +3,8 @@
 #![cfg(not(loom))]
 
 use snowflake_core::window::{
-    Beginning, Conflict, LayoutChanged, NodeName, Number, Record, Running, Start, end, late_mark,
-    patience, remaining, start, time_of_slot, until,
+    Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start, end,
+    late_mark, patience, remaining, start, time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
 
@@ -33,23 +33,23 @@ fn record(name: &str, worker_id: u32, tick: u64, timeline: u32) -> Record {
         epoch: 0,
         timeline,
         updated_at: tick as i64,
+        boot_id: String::new(),
+        booted_at: 0,
+        host: String::new(),
+        data_directory: String::new(),
     }
 }
 
-/// Node `1-a`, worker id 1, timeline 3, at `NOW`.
+/// Node `1-a`, worker id 1.
+fn identity<'a>(node: &'a NodeName, layout: &'a Layout, timeline: u32) -> Identity<'a> {
+    Identity { node, number: number(1), layout, timeline }
+}
+
+/// That node on timeline 3, at `NOW`.
 fn begin<'a>(records: &'a [Record], running: bool) -> Result<Start<'a>, LayoutChanged<'a>> {
     let (layout, node) = (layout(), NodeName::parse("1-a"));
-    let beginning = Beginning {
-        node: &node,
-        number: number(1),
-        layout: &layout,
-        timeline: 3,
-        since: NOW,
-        max_ahead: 0,
-        guard: GUARD,
-        running,
-    };
-    start(records, &beginning)
+    let beginning = Beginning { since: NOW, max_ahead: 0, guard: GUARD, running };
+    start(records, &identity(&node, &layout, 3), &beginning)
 }
 
 const NEXT_TICK: u64 = NOW as u64 / MS + 1;
@@ -155,8 +155,8 @@ fn an_old_record_that_arrives_late() {
     // `updated_at` is the tick, here.
     let mark = |since, known: &[&str], written| {
         let known: Vec<_> = known.iter().map(|name| NodeName::parse(name)).collect();
-        let (node, number, layout, known) = (&node, number(1), &layout, &known[..]);
-        late_mark(&records, &Running { node, number, layout, since, known, written })
+        let running = Running { since, known: &known, written };
+        late_mark(&records, &identity(&node, &layout, 1), &running)
     };
     let all = &["2-b", "1-o"][..];
     // Those that are older than the lease.
@@ -220,18 +220,10 @@ fn another_layout_is_refused_in_the_family_and_read_as_time_elsewhere() {
 #[test]
 fn the_guard_covers_how_far_ids_run_ahead() {
     let (layout, node) = (layout(), NodeName::parse("1-a"));
-    let beginning = Beginning {
-        node: &node,
-        number: number(1),
-        layout: &layout,
-        timeline: 4,
-        since: NOW,
-        max_ahead: 3 * SECOND,
-        guard: GUARD,
-        running: false,
-    };
+    let beginning = Beginning { since: NOW, max_ahead: 3 * SECOND, guard: GUARD, running: false };
     let records = [record("1-p", 1, 9, 3)];
-    assert_eq!(start(&records, &beginning).unwrap().floor, first(GUARDED_TICK + 3000));
+    let identity = identity(&node, &layout, 4);
+    assert_eq!(start(&records, &identity, &beginning).unwrap().floor, first(GUARDED_TICK + 3000));
 }
 
 #[test]
