@@ -305,11 +305,7 @@ class Server:
         """Kill all its processes at once, as a power failure would (but see fsync)."""
         if not self.running():
             return
-        # Stopped first, so that it cannot start further processes while we look. A fork
-        # that is under way still ends, and only then the postmaster stops.
-        self._process.send_signal(signal.SIGSTOP)
-        self._wait_until(lambda: _state(self.pid) in "TZ", 60, "did not stop")
-        processes = self.children()
+        processes = self.suspend()
         self._process.kill()
         self._process.wait()
         for pid in processes:
@@ -321,6 +317,13 @@ class Server:
         for name in glob.glob(f"/dev/shm/*faketime_*_{self._process.pid}"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
+
+    def suspend(self):
+        """Stop the postmaster with SIGSTOP, so that it starts no further processes; children()."""
+        self._process.send_signal(signal.SIGSTOP)
+        # A fork that is under way still ends, and its child would be missed.
+        self._wait_until(lambda: _state(self.pid) in "TZ", 60, "did not stop")
+        return self.children()
 
     def children(self):
         """The ids of the postmaster's child processes."""

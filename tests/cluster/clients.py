@@ -35,11 +35,6 @@ def eventually(condition, what="what was waited for", seconds=60):
     return value
 
 
-def seconds(number):
-    """The time that an id of the default layout carries, as time.time() counts."""
-    return 1735689600 + (number >> 22) / 1000
-
-
 class Clients:
     """Several clients that take ids from a server until the `with` block ends.
 

@@ -1,5 +1,8 @@
 """Nodes that are copied from each other, and what tests ask of them."""
 
+import re
+from pathlib import Path
+
 from clients import eventually
 from psycopg.rows import namedtuple_row
 from throwaway import FakeClock, Server
@@ -19,6 +22,31 @@ EPOCH_2025 = 1_735_689_600_000
 def milliseconds(number):
     """When an id of the default layout says that it was made; in Unix time."""
     return (number >> 22) + EPOCH_2025
+
+
+def seconds(number):
+    """The same in seconds, as time.time() counts."""
+    return milliseconds(number) / 1000
+
+
+def configure(server, connection, **settings):
+    """Change settings of the extension, and wait until the session has them."""
+    server.configure({f"snowflake_id.{name}": value for name, value in settings.items()})
+    server.reload()
+    for name, value in settings.items():
+        eventually(lambda name=name, value=value: connection.execute(f"SHOW snowflake_id.{name}").fetchone() == (value,))
+
+
+def processes(server, title):
+    """The children of the postmaster whose title matches."""
+    found = []
+    for pid in server.children():
+        try:
+            if re.search(title, Path(f"/proc/{pid}/cmdline").read_text()):
+                found.append(pid)
+        except OSError:
+            pass
+    return found
 
 
 def next_id(connection):

@@ -5,29 +5,8 @@ import threading
 
 import psycopg
 import pytest
+from nodes import configure, next_id
 from psycopg import errors
-
-
-@pytest.fixture
-def made(clock_server, connect):
-    """A connection to a server under a movable clock, which has just made an id."""
-    connection = connect(clock_server)
-    connection.execute("CREATE EXTENSION snowflake_id")
-    connection.execute("SELECT snowflake_nextval()")
-    return connection
-
-
-def configure(server, connection, **settings):
-    """Change settings of the extension and wait until the session has them."""
-    server.configure({f"snowflake_id.{name}": value for name, value in settings.items()})
-    server.reload()
-    for name, value in settings.items():
-        while connection.execute(f"SHOW snowflake_id.{name}").fetchone() != (value,):
-            pass
-
-
-def next_id(connection):
-    return connection.execute("SELECT snowflake_nextval()").fetchone()[0]
 
 
 def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):

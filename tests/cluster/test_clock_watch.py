@@ -5,39 +5,15 @@ import time
 
 import psycopg
 import pytest
-from clients import TICK, Clients, eventually, seconds
+from clients import TICK, Clients, eventually
+from nodes import configure, next_id, seconds, status
 
 TEN_DAYS = 864000
-
-
-@pytest.fixture
-def made(clock_server, connect):
-    """A connection to a server under a movable clock, which has just made an id."""
-    connection = connect(clock_server)
-    connection.execute("CREATE EXTENSION snowflake_id")
-    next_id(connection)
-    return connection
-
-
-def configure(server, connection, **settings):
-    """Change settings of the extension and wait until the session has them."""
-    server.configure({f"snowflake_id.{name}": value for name, value in settings.items()})
-    server.reload()
-    for name, value in settings.items():
-        eventually(lambda name=name, value=value: connection.execute(f"SHOW snowflake_id.{name}").fetchone() == (value,))
 
 
 def one(connection, query):
     (value,) = connection.execute(query).fetchone()
     return value
-
-
-def next_id(connection):
-    return one(connection, "SELECT snowflake_nextval()")
-
-
-def state(connection):
-    return one(connection, "SELECT state FROM snowflake_status")
 
 
 def assert_jumped(connection):
@@ -48,7 +24,7 @@ def assert_jumped(connection):
     assert diag.sqlstate == "58000"
     assert re.fullmatch(r"the clock jumped forward by (10(\.0\d*)?|9\.99\d*) d", diag.message_primary)
     assert "SELECT snowflake_accept_clock()" in diag.message_hint
-    assert state(connection) == "clock_jumped"
+    assert status(connection).state == "clock_jumped"
     assert 9.99 < one(connection, "SELECT extract(epoch FROM clock_jump)::float / 86400 FROM snowflake_status") < 10.01
     mark = one(connection, "SELECT reserved_until FROM snowflake_high_water_marks")
     assert seconds(mark) <= time.time() + 1 + TICK
@@ -61,7 +37,7 @@ def assert_made_now(connection, above, offset=0):
     assert number > above
     assert before - TICK <= seconds(number) <= time.time() + offset
     # Where a window was still open, the keeper notices a moment later.
-    eventually(lambda: state(connection) == "ready")
+    eventually(lambda: status(connection).state == "ready")
     return number
 
 
@@ -154,7 +130,7 @@ def test_who_may_accept_a_clock(clock_server, made, connect):
             ordinary.execute("SELECT snowflake_accept_clock()")
     assert_jumped(made)
     # Everyone may read why there are no ids.
-    assert state(ordinary) == "clock_jumped"
+    assert status(ordinary).state == "clock_jumped"
 
 
 @pytest.mark.parametrize(("allowed", "offset"), [("1d", 86000), ("0", TEN_DAYS)])
@@ -179,7 +155,7 @@ def test_allowing_a_jump_ends_the_quarantine(clock_server, made):
     with pytest.raises(psycopg.Error) as caught:
         next_id(made)
     assert caught.value.diag.sqlstate == "58000"
-    assert state(made) == "clock_jumped"
+    assert status(made).state == "clock_jumped"
     configure(clock_server, made, max_clock_jump="2h")
     # The keeper reads its configuration soon after the session.
     eventually(lambda: not is_refused(made))
@@ -235,7 +211,7 @@ def test_steps_back_while_running(clock_server, made):
     clock.offset(offset - 3600)
     for _ in range(3):
         assert is_refused(made)
-    assert state(made) == "clock_behind"
+    assert status(made).state == "clock_behind"
     clock.offset(0)
     assert_made_now(made, last)
 
@@ -258,7 +234,7 @@ def test_the_kernels_estimate_of_the_error(start_server, connect):
                 next_id(connection)
             message = caught.value.diag.message_primary
             assert re.fullmatch(r"the clock error may be as large as [\d.]+ (ms|s|min)", message)
-            assert state(connection) == "clock_error"
+            assert status(connection).state == "clock_error"
         else:
             print("below 1 ms: no setting can refuse it")
             assert not is_refused(connection)
@@ -266,4 +242,4 @@ def test_the_kernels_estimate_of_the_error(start_server, connect):
         # The keeper reads its configuration soon after the session.
         eventually(lambda: not is_refused(connection))
         assert next_id(connection) > last
-        eventually(lambda: state(connection) == "ready")
+        eventually(lambda: status(connection).state == "ready")

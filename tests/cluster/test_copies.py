@@ -45,6 +45,13 @@ def run_ahead(connection):
     return ids
 
 
+def verdict(before, after, what):
+    """No id of the one is an id of the other, or stands twice."""
+    twice = duplicates(before, after)
+    print(f"{len(before)} ids before, {len(after)} after {what}: {twice} duplicates")
+    assert twice == 0
+
+
 def load(server, number=1000):
     """The ids of some sessions that make so many each."""
     with Load(server, IDS, ROWS, BATCH) as load:
@@ -163,9 +170,7 @@ def test_point_in_time_recovery(installation, start_server, copies, connect, pla
     row = status(admin)
     assert (row.state, row.timeline, row.conflict) == ("ready", 2, None)
     after += load(server)
-    twice = duplicates(before, after)
-    print(f"{len(before)} ids before, {len(after)} after recovery to a point in time: {twice} duplicates")
-    assert twice == 0
+    verdict(before, after, "recovery to a point in time")
     first, last = after[0], max(before)
     assert first > last
 
@@ -211,9 +216,7 @@ def test_dump_and_restore_elsewhere(start_server, copies, connect, options):
     assert node in status(session).conflict
     after += load(target)
     assert session.execute("SELECT count(*) - count(DISTINCT id) FROM items").fetchone() == (0,)
-    twice = duplicates(before, after)
-    print(f"{len(before)} ids before, {len(after)} after dump and restore: {twice} duplicates")
-    assert twice == 0
+    verdict(before, after, "dump and restore")
     # What the new node has recorded is worth as much as what was restored.
     target.kill9()
     target.start()
@@ -240,9 +243,7 @@ def test_restore_into_a_node_that_runs(start_server, copies, connect, lease):
     eventually(lambda: session.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone() == (True,))
     after = [next_id(session)]
     after += load(target)
-    twice = duplicates(before, after)
-    print(f"{len(before)} ids before, {len(after)} after a restore into a running node: {twice} duplicates")
-    assert twice == 0
+    verdict(before, after, "a restore into a running node")
     first, last = after[0], max(before)
     assert first > last
 
@@ -377,12 +378,7 @@ def test_pg_upgrade(installation, copies, connect, pg_config):
         first, last = after[0], max(before)
         assert first > last
         after += load(new)
-        twice = duplicates(before, after)
-        print(
-            f"{len(before)} ids before, {len(after)} after an upgrade from {origin.major} to {installation.major}: "
-            f"{twice} duplicates"
-        )
-        assert twice == 0
+        verdict(before, after, f"an upgrade from {origin.major} to {installation.major}")
         assert old.crashes() == []
         assert session.execute("SELECT count(*) - count(DISTINCT id) FROM items").fetchone() == (0,)
         old.remove()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from clients import TICK, Clients, eventually, seconds
+from clients import TICK, Clients, eventually
+from nodes import next_id, processes, seconds, status
 from psycopg.rows import dict_row
 
 # `make chaos` runs the long form; SNOWFLAKE_SEED repeats a run's faults.
@@ -22,29 +23,9 @@ FAULTS = ["kill9", "backend", "kill9", "immediate", "hour", "kill9", "keeper", "
 TOLERATED = {"no connection", "57P01", "57P02", "58000"}
 
 
-def next_id(connection):
-    return connection.execute("SELECT snowflake_nextval()").fetchone()[0]
-
-
-def state(connection):
-    return connection.execute("SELECT state FROM snowflake_status").fetchone()[0]
-
-
 def reconfigure(server, **settings):
     server.configure({f"snowflake_id.{name}": value for name, value in settings.items()})
     server.restart()
-
-
-def processes(server, title):
-    """The children of the postmaster whose title matches."""
-    found = []
-    for pid in server.children():
-        try:
-            if re.search(title, Path(f"/proc/{pid}/cmdline").read_text()):
-                found.append(pid)
-        except OSError:
-            pass
-    return found
 
 
 def kill_one(server, title, chance):
@@ -136,10 +117,10 @@ def test_the_clock_is_set_back_an_hour_after_a_crash(clock_server, connect):
             r"the clock is (1 h|60\.\d+ min|59\.\d+ min) behind this node's record of snowflake ids",
             caught.value.diag.message_primary,
         )
-        assert state(connection) == "clock_behind"
+        assert status(connection).state == "clock_behind"
     clock.offset(0)
     assert next_id(connection) > before[-1]
-    eventually(lambda: state(connection) == "ready")
+    eventually(lambda: status(connection).state == "ready")
     with Clients(server) as clients:
         clients.wait_for(50_000)
     after = clients.distinct()
@@ -254,9 +235,7 @@ def test_everything_stops_for_longer_than_a_window(start_server):
     with Clients(server) as clients:
         for _ in range(2):
             clients.wait_for(100_000)
-            os.kill(server.pid, signal.SIGSTOP)
-            # Now there are no new ones.
-            stopped = [server.pid, *sorted(server.children())]
+            stopped = [server.pid, *sorted(server.suspend())]
             try:
                 for pid in stopped:
                     os.kill(pid, signal.SIGSTOP)

@@ -158,6 +158,19 @@ class Node:
         ((row,),) = self.sql(f"SELECT to_jsonb(m) FROM {MARKS} AS m WHERE node <> 'other'", dbname=self.keepers)
         return row
 
+    def other(self, worker_id, ahead):
+        """A row of another node; its mark, so far ahead of the clock, and the clock."""
+        columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at"
+        (row,) = self.sql(
+            f"""
+            INSERT INTO {MARKS} (node, worker_id, reserved_until, {columns})
+            SELECT 'other', {worker_id}, snowflake_encode(clock_timestamp() + '{ahead}', {worker_id}, 0), {columns}
+            FROM {MARKS}
+            RETURNING reserved_until, clock_timestamp()
+            """
+        )
+        return row
+
     def keeper(self):
         """The keeper's process id; None while there is no keeper."""
         row = self.admin.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'snowflake_id keeper'").fetchone()
@@ -651,14 +664,7 @@ def test_a_rotation_begins_above_the_marks_of_its_number(node):
     """A row of whatever node for the new worker id: its mark is waited for, without an error for anyone."""
     node = node(reservation="4s")
     node.id()
-    columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at"
-    ((mark, clock),) = node.sql(
-        f"""
-        INSERT INTO {MARKS} (node, worker_id, reserved_until, {columns})
-        SELECT 'other', 7, snowflake_encode(clock_timestamp() + '2 s', 7, 0), {columns} FROM {MARKS}
-        RETURNING reserved_until, clock_timestamp()
-        """
-    )
+    mark, clock = node.other(7, ahead="2 s")
     with node.load():
         node.server.configure({"snowflake_id.worker_id": 7})
         node.server.reload()
@@ -678,13 +684,7 @@ def test_a_rotation_that_must_wait(node):
     """The old number is used until the new one can be: no error for anyone, and the log says why, once."""
     node = node(reservation="200ms")
     node.id()
-    columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at"
-    node.sql(
-        f"""
-        INSERT INTO {MARKS} (node, worker_id, reserved_until, {columns})
-        SELECT 'other', 7, snowflake_encode(clock_timestamp() + '1 h', 7, 0), {columns} FROM {MARKS}
-        """
-    )
+    node.other(7, ahead="1 h")
     waits = "snowflake_id: the new worker id must wait: the clock is"
     with node.load():
         node.server.configure({"snowflake_id.worker_id": 7})

@@ -18,6 +18,7 @@ from nodes import (
     duplicates,
     milliseconds,
     next_id,
+    processes,
     status,
     warnings,
 )
@@ -35,18 +36,6 @@ def cut(primary):
     stat = Path(f"/proc/{pid}/stat")
     eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
     return pid
-
-
-def keepers(server):
-    """The ids of its processes that are keepers."""
-    found = []
-    for pid in server.children():
-        try:
-            if "keeper" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-    return found
 
 
 def waits_for_standby(connection, pid):
@@ -222,8 +211,8 @@ def test_a_standby_is_quiet(installation, start_server, copies, connect):
     assert row.state == "standby"
     assert row.keeper_pid is None
     assert row.conflict is None
-    assert keepers(standby) == []
-    assert len(keepers(server)) == 1
+    assert processes(standby, "keeper") == []
+    assert len(processes(server, "keeper")) == 1
     log = standby.log
     connection.execute("SELECT pg_reload_conf()")
     eventually(lambda: len(standby.log) > len(log))
@@ -232,7 +221,7 @@ def test_a_standby_is_quiet(installation, start_server, copies, connect):
     # A restart of the standby changes nothing.
     standby.restart()
     assert status(connect(standby)).state == "standby"
-    assert keepers(standby) == []
+    assert processes(standby, "keeper") == []
 
 
 @pytest.fixture

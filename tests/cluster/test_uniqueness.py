@@ -7,6 +7,7 @@ import threading
 import numpy
 import psycopg
 import pytest
+from nodes import processes
 
 SESSIONS = 8
 IDS_PER_SESSION = 1_000_000
@@ -209,21 +210,10 @@ def test_the_keeper_may_end_at_any_time(start_server, connect):
     connection = connect(server)
     connection.execute("CREATE EXTENSION snowflake_id")
 
-    def keepers():
-        found = []
-        for pid in server.children():
-            try:
-                with open(f"/proc/{pid}/cmdline") as file:
-                    if "keeper" in file.read():
-                        found.append(pid)
-            except FileNotFoundError:
-                pass
-        return found
-
-    (keeper,) = keepers()
+    (keeper,) = processes(server, "keeper")
     last = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
     os.kill(keeper, signal.SIGTERM)
-    while keepers() in ([], [keeper]):
+    while processes(server, "keeper") in ([], [keeper]):
         number = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
         assert number > last
         last = number
