@@ -1,0 +1,215 @@
+//! Where a registry is.
+
+use crate::error::Error;
+use crate::etcd::EtcdAddress;
+use crate::holder::Terms;
+use crate::postgres::PostgresAddress;
+use crate::store::Provider;
+use crate::zookeeper::ZooKeeperAddress;
+use percent_encoding::percent_decode_str;
+
+/// Where a registry is, and how to get in. Reading one contacts nobody.
+///
+/// * `postgres://user:password@host:port/database?sslrootcert=/file`
+/// * `etcd://user:password@host:port,host:port/prefix?cacert=/file&cert=/file&key=/file`
+/// * `zookeeper://user:password@host:port,host:port/path`
+///
+/// In each, `user@` with `password_file=/file` keeps the password out of the address.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A database of a PostgreSQL server with the extension in it.
+    Postgres(PostgresAddress),
+    /// An etcd cluster.
+    Etcd(EtcdAddress),
+    /// A ZooKeeper ensemble.
+    ZooKeeper(ZooKeeperAddress),
+}
+
+impl Address {
+    /// Reads an address; else what is wrong with it, without the address itself: it may
+    /// hold a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let Some((scheme, _)) = text.split_once("://") else {
+            return Err("an address begins with postgres://, etcd:// or zookeeper://".to_owned());
+        };
+        match scheme {
+            "postgres" | "postgresql" => PostgresAddress::parse(text).map(Self::Postgres),
+            "etcd" => EtcdAddress::parse(text).map(Self::Etcd),
+            "zookeeper" => ZooKeeperAddress::parse(text).map(Self::ZooKeeper),
+            _ => Err("the known registries are postgres://, etcd:// and zookeeper://".to_owned()),
+        }
+    }
+
+    /// What stands there. It is contacted by its first call.
+    pub fn provider(self, terms: Terms) -> Provider {
+        match self {
+            Self::Postgres(address) => Provider::Postgres(Box::new(address.open(terms))),
+            Self::Etcd(address) => Provider::Etcd(address.open(terms)),
+            Self::ZooKeeper(address) => Provider::ZooKeeper(address.open(terms)),
+        }
+    }
+}
+
+/// A password, or the file that holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Password {
+    Here(String),
+    InFile(String),
+}
+
+/// The option that names the file.
+pub(crate) const PASSWORD_FILE: &str = "password_file";
+
+impl Password {
+    /// One of both; else what is wrong.
+    pub(crate) fn of(here: Option<String>, file: Option<&str>) -> Result<Self, String> {
+        match (here, file) {
+            (Some(here), None) => Ok(Self::Here(here)),
+            (None, Some(file)) => Ok(Self::InFile(file.to_owned())),
+            _ => Err("a user has a password: user:password@, or password_file=/file".to_owned()),
+        }
+    }
+
+    /// The password. A file is read anew each time, without the end of its line.
+    pub(crate) fn read(&self) -> Result<String, Error> {
+        match self {
+            Self::Here(password) => Ok(password.clone()),
+            Self::InFile(file) => std::fs::read_to_string(file)
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| Error::file(file, &error)),
+        }
+    }
+}
+
+/// What stands behind the scheme, up to the options, must not have a password with a bare slash in
+/// it: what is behind that would be shown as a path.
+pub(crate) fn refuse_half_a_password(rest: &str) -> Result<(), &'static str> {
+    match rest.split_once('/') {
+        Some((_, path)) if path.contains('@') => Err("a / in a password is written as %2F"),
+        _ => Ok(()),
+    }
+}
+
+/// The parts of `scheme://user:password@host:port,host:port/path?name=value&name=value`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Parts {
+    pub(crate) user: Option<(String, Password)>,
+    /// Host and port of each.
+    pub(crate) hosts: Vec<(String, u16)>,
+    /// With its first slash and without the last one; at least one name.
+    pub(crate) path: String,
+    pub(crate) options: Vec<(String, String)>,
+}
+
+impl Parts {
+    /// What is wrong is said without the text.
+    pub(crate) fn parse(text: &str, default_port: u16, known: &[&str]) -> Result<Self, String> {
+        let (_, rest) = text.split_once("://").ok_or("it has no scheme")?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        refuse_half_a_password(rest)?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, hosts) = match authority.rsplit_once('@') {
+            Some((user, hosts)) => (Some(user), hosts),
+            None => (None, authority),
+        };
+        let hosts = hosts.split(',').map(|host| host_and_port(host, default_port));
+        let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+        let path = decode(path.trim_end_matches('/'))?;
+        let bad = |name: &str| name.is_empty() || name == "." || name == "..";
+        if path.split('/').any(bad) {
+            return Err("it ends with a path, for example /snowflake".to_owned());
+        }
+        let options: Vec<(String, String)> =
+            form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let known: Vec<_> = known.iter().copied().chain([PASSWORD_FILE]).collect();
+        if options.iter().any(|(name, _)| !known.contains(&&**name)) {
+            return Err(format!("its options are {}", known.join(", ")));
+        }
+        let option = |name| options.iter().find(|(option, _)| option == name);
+        let file = option(PASSWORD_FILE).map(|(_, file)| &**file);
+        let user = match user {
+            Some(user) => {
+                let (name, password) = match user.split_once(':') {
+                    Some((name, password)) => (name, Some(decode(password)?)),
+                    None => (user, None),
+                };
+                Some((decode(name)?, Password::of(password, file)?))
+            }
+            None if file.is_some() => return Err("a password needs a user: user@".to_owned()),
+            None => None,
+        };
+        Ok(Self { user, hosts, path: format!("/{path}"), options })
+    }
+
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().find(|(option, _)| option == name).map(|(_, value)| &**value)
+    }
+}
+
+fn decode(text: &str) -> Result<String, String> {
+    let text = percent_decode_str(text).decode_utf8();
+    text.map(Into::into).map_err(|_| "it is not UTF-8 after %XX has been replaced".to_owned())
+}
+
+fn host_and_port(text: &str, default_port: u16) -> Result<(String, u16), String> {
+    // An IPv6 address stands in brackets.
+    let colon = text.rfind(':').filter(|&colon| text.rfind(']').is_none_or(|end| colon > end));
+    let (host, port) = match colon {
+        Some(colon) => {
+            let port = text[colon + 1..].parse();
+            (&text[..colon], port.map_err(|_| "a port is a number from 1 to 65535")?)
+        }
+        None => (text, default_port),
+    };
+    if host.is_empty() || port == 0 {
+        return Err("it names no host".to_owned());
+    }
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_several_hosts() {
+        let text = "etcd://me:a%3Ab%40c@one,two:1234,[::1]:99,[::2]/a/b%20c/?cacert=%2Fx&key=y";
+        let parts = Parts::parse(text, 2379, &["cacert", "key"]).unwrap();
+        let password = Password::Here("a:b@c".to_owned());
+        assert!(parts.user == Some(("me".to_owned(), password)));
+        let hosts: Vec<_> = parts.hosts.iter().map(|(host, port)| (&**host, *port)).collect();
+        assert_eq!(hosts, [("one", 2379), ("two", 1234), ("[::1]", 99), ("[::2]", 2379)]);
+        assert_eq!(parts.path, "/a/b c");
+        assert_eq!(parts.option("cacert"), Some("/x"));
+        assert_eq!(parts.option("cert"), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_password() {
+        for (text, complaint) in [
+            ("secret", "an address begins with postgres://, etcd:// or zookeeper://"),
+            ("consul://secret", "the known registries are postgres://, etcd:// and zookeeper://"),
+            ("etcd://a:secret@host", "it ends with a path, for example /snowflake"),
+            ("etcd://a:secret@host/a//b", "it ends with a path, for example /snowflake"),
+            ("etcd://a:secret@host/../b", "it ends with a path, for example /snowflake"),
+            (
+                "etcd://secret@host/a",
+                "a user has a password: user:password@, or password_file=/file",
+            ),
+            (
+                "etcd://a:secret@host/a?password_file=/x",
+                "a user has a password: user:password@, or password_file=/file",
+            ),
+            ("etcd://host/a?password_file=/x", "a password needs a user: user@"),
+            ("etcd://a:secret@host:secret/a", "a port is a number from 1 to 65535"),
+            ("etcd://a:secret@host:0/a", "it names no host"),
+            ("zookeeper://a:secret@one,,two/a", "it names no host"),
+            ("etcd://a:%ff@host/a", "it is not UTF-8 after %XX has been replaced"),
+            ("etcd://a:secret@host/a?ca=x", "its options are cacert, cert, key, password_file"),
+            ("zookeeper://a:secret@host/a?ca=x", "its options are password_file"),
+        ] {
+            assert_eq!(Address::parse(text).unwrap_err(), complaint, "{text}");
+        }
+    }
+}

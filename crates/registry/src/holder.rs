@@ -1,0 +1,439 @@
+//! Takes a lease and keeps it, in a thread of its own: a registry that does not answer then
+//! holds up nothing but its lease.
+
+use crate::error::Error;
+use crate::lease::{self, Fate, Kept, Taker, Tenure};
+use crate::record::{Record, State};
+use crate::store::{Provider, Store};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as std_mpsc};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// The terms of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How long a lease lasts from its last heartbeat.
+    pub duration: Duration,
+    /// How often it is renewed. The same on all nodes: a newcomer waits for half as long again
+    /// before it uses a number.
+    pub heartbeat: Duration,
+}
+
+impl Terms {
+    /// How long a node that is silent counts as alive.
+    pub const fn presence(self) -> Duration {
+        self.heartbeat.saturating_mul(3)
+    }
+
+    /// How long others may take to object to a claim: one heartbeat and, if it is 10 s at
+    /// least, one that gets no answer, and the next try.
+    fn objection(self) -> Duration {
+        self.heartbeat + self.heartbeat / 2
+    }
+
+    /// How long to wait after an error.
+    fn retry(self) -> Duration {
+        self.heartbeat / 10
+    }
+
+    fn duration_micros(self) -> i64 {
+        i64::try_from(self.duration.as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+/// What the thread knows. Times are microseconds since the Unix epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The lease, until its end and beyond: as long as nobody else is known to have the number.
+    pub held: Option<Held>,
+    /// A number has been claimed; it is used from this time on, unless somebody objects.
+    pub claimed: Option<(u64, i64)>,
+    /// Another node was found to use the number that this one held, for the same time.
+    pub contested: Option<Contested>,
+    /// What is the matter with the registry.
+    pub trouble: Option<Trouble>,
+    /// Heartbeats that the registry has answered.
+    pub renewals: u64,
+    /// Calls that it has not, or has refused.
+    pub failures: u64,
+    /// Numbers that were given back for another one, see [`Holder::another`].
+    pub exchanges: u64,
+}
+
+/// A lease that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The number.
+    pub number: u64,
+    /// No id of an earlier time.
+    pub floor: i64,
+    /// No id of this time, or later.
+    pub until: i64,
+    /// To be kept on disk, see [`Kept`].
+    pub nonce: String,
+    /// Whether another node has the number from `until` on, so that it ends there.
+    pub followed: bool,
+}
+
+/// A lease that must not be used any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contested {
+    /// Its nonce.
+    pub nonce: String,
+    /// Who uses the same number.
+    pub by: Record,
+}
+
+/// The time, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// By the wall clock.
+    pub wall: i64,
+    /// Where ids may be; not below the former.
+    pub ids: i64,
+}
+
+/// What is the matter with the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when: the wall clock.
+    pub since: i64,
+    /// The last error.
+    pub error: Error,
+}
+
+enum Command {
+    Release { until: i64, done: std_mpsc::Sender<Result<(), Error>> },
+    Another { last: i64 },
+    GiveBack { number: u64, nonce: String, last: i64 },
+}
+
+/// The holder of a lease. It is dropped without giving the lease back; see [`Holder::release`].
+/// A number that it has only claimed it then gives back.
+#[derive(Debug)]
+pub struct Holder {
+    commands: mpsc::UnboundedSender<Command>,
+    status: Arc<Mutex<Status>>,
+    /// Exchanges that were ordered.
+    exchanges: u64,
+}
+
+impl Holder {
+    /// Starts the thread. It inherits which signals are blocked. While `now` says nothing, the
+    /// lease is not renewed.
+    pub fn start(
+        provider: Provider,
+        taker: Taker,
+        terms: Terms,
+        now: impl Fn() -> Option<Now> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (commands, orders) = mpsc::unbounded_channel();
+        let status = Arc::new(Mutex::new(Status::default()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (shared, of_thread) = (Arc::clone(&status), Arc::clone(&status));
+        std::thread::Builder::new().name("snowflake lease".into()).spawn(move || {
+            let work = AssertUnwindSafe(|| {
+                runtime.block_on(async {
+                    let next = Instant::now();
+                    let (status, phase) = (of_thread, Phase::Seeking);
+                    let thread = Thread { taker, terms, now, status, phase, nonce: None, next };
+                    thread.run(orders, provider).await;
+                });
+            });
+            if std::panic::catch_unwind(work).is_err() {
+                let why = "the thread that keeps the lease has failed".to_owned();
+                let error = Error::Unreachable { place: "the registry".to_owned(), why };
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let since = since.as_micros() as i64;
+                lock(&shared).trouble = Some(Trouble { since, error });
+            }
+            // A look-up of a name may hang in a thread of its own.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { commands, status, exchanges: 0 })
+    }
+
+    /// How things stand.
+    pub fn status(&self) -> Status {
+        let status = lock(&self.status).clone();
+        if status.exchanges == self.exchanges {
+            return status;
+        }
+        // What it says is of the number that is to be given back.
+        Status { held: None, claimed: None, ..status }
+    }
+
+    /// Whether the thread has failed, so that there must be another one.
+    pub fn is_over(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// Gives the lease back, of which no id from `until` on has been made or will be; nobody
+    /// takes the number before that. Waits for so long at most.
+    pub fn release(&self, until: i64, at_most: Duration) -> Result<(), Error> {
+        let (done, answer) = std_mpsc::channel();
+        let unanswered = || Error::Unreachable {
+            place: "the registry".to_owned(),
+            why: "no answer in time".to_owned(),
+        };
+        self.commands.send(Command::Release { until, done }).map_err(|_| unanswered())?;
+        answer.recv_timeout(at_most).map_err(|_| unanswered())?
+    }
+
+    /// Gives the number back, of which no id from `last` on has been made or will be, and
+    /// takes another one.
+    pub fn another(&mut self, last: i64) {
+        self.exchanges += 1;
+        // The thread ends only when this sender does.
+        let _ = self.commands.send(Command::Another { last });
+    }
+
+    /// Gives back a number that was held before, of which no id from `last` on has been made
+    /// or will be.
+    pub fn give_back(&self, held: &Held, last: i64) {
+        let Held { number, nonce, .. } = held.clone();
+        let _ = self.commands.send(Command::GiveBack { number, nonce, last });
+    }
+}
+
+fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a heartbeat may take, all of its calls together.
+const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(4);
+
+fn slow() -> Error {
+    let why = format!("no answer within {} s", HEARTBEAT_PATIENCE.as_secs());
+    Error::Unreachable { place: "the registry".to_owned(), why }
+}
+
+struct Thread<N> {
+    taker: Taker,
+    terms: Terms,
+    now: N,
+    status: Arc<Mutex<Status>>,
+    phase: Phase,
+    /// Of the lease that is sought.
+    nonce: Option<String>,
+    /// When to do something next.
+    next: Instant,
+}
+
+enum Phase {
+    Seeking,
+    /// Until when others may object.
+    Claimed(Tenure, Instant),
+    Held(Tenure),
+    Released,
+}
+
+impl<N: Fn() -> Option<Now>> Thread<N> {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>, mut store: impl Store) {
+        loop {
+            // An order is carried out at once, whatever the registry does: a call that was under
+            // way is dropped, and has then been done or has not.
+            let order = tokio::select! {
+                biased;
+                order = orders.recv() => order,
+                () = self.work(&mut store) => continue,
+            };
+            match order {
+                None => {
+                    if let Phase::Claimed(tenure, _) = &self.phase {
+                        let now = self.wall().unwrap_or(tenure.record.updated_at);
+                        // Otherwise it comes free by itself, at its end.
+                        let _ = lease::unclaim(&mut store, tenure, now).await;
+                    }
+                    return;
+                }
+                Some(Command::Release { until, done }) => {
+                    let released = self.release(&mut store, until).await;
+                    self.phase = Phase::Released;
+                    // Whoever asked may have waited long enough.
+                    let _ = done.send(released);
+                }
+                Some(Command::Another { last }) => {
+                    {
+                        let mut status = lock(&self.status);
+                        status.held = None;
+                        status.exchanges += 1;
+                    }
+                    if let Phase::Held(tenure) | Phase::Claimed(tenure, _) = &self.phase {
+                        self.taker.avoid.insert(tenure.number);
+                    }
+                    let released = self.release(&mut store, last).await;
+                    self.come_free(released);
+                    self.seek();
+                }
+                Some(Command::GiveBack { number, nonce, last }) => {
+                    let now = self.wall().unwrap_or(last);
+                    let released = lease::release(&mut store, number, &nonce, last, now).await;
+                    self.come_free(released);
+                }
+            }
+        }
+    }
+
+    async fn work(&mut self, store: &mut impl Store) {
+        tokio::time::sleep_until(self.next).await;
+        let begun = Instant::now();
+        // A time that is not to be trusted must not come into the registry.
+        let Some(now) = (self.now)() else {
+            self.next = begun + self.terms.retry();
+            return;
+        };
+        let until = now.ids.max(now.wall).saturating_add(self.terms.duration_micros());
+        let now = now.wall;
+        if let Phase::Held(tenure) = &self.phase
+            && now >= tenure.record.until
+        {
+            // Others may have had the number since, even if the registry knows nothing of it.
+            let Record { nonce, until, .. } = tenure.record.clone();
+            self.taker.kept = Some(Kept { nonce, until });
+            self.seek();
+        }
+        let outcome = match &mut self.phase {
+            Phase::Released => {
+                self.next = begun + self.terms.heartbeat;
+                return;
+            }
+            Phase::Claimed(_, until) if begun < *until => {
+                self.next = *until;
+                return;
+            }
+            Phase::Seeking => {
+                let taken = self.take(store, now, until).await;
+                taken.map(|tenure| (tenure, Fate::Kept))
+            }
+            // In its place, so that it is known what was written when the call is dropped.
+            Phase::Claimed(tenure, _) | Phase::Held(tenure) => {
+                let kept = lease::keep(store, tenure, now, until);
+                let fate = tokio::time::timeout(HEARTBEAT_PATIENCE, kept).await;
+                let tenure = tenure.clone();
+                if matches!(self.phase, Phase::Held(_)) {
+                    self.hold(&tenure);
+                }
+                fate.unwrap_or_else(|_| Err(slow())).map(|fate| (tenure, fate))
+            }
+        };
+        self.next = begun + self.terms.heartbeat;
+        match outcome {
+            Err(error) => {
+                // What was not to be had a moment ago may be what there is.
+                if matches!(error, Error::Exhausted { .. }) {
+                    self.taker.avoid.clear();
+                }
+                self.failed(error);
+            }
+            Ok((tenure, fate)) => {
+                let mut status = lock(&self.status);
+                status.renewals += 1;
+                status.trouble = None;
+                drop(status);
+                match fate {
+                    Fate::Kept => self.kept(tenure, now),
+                    Fate::Followed => {
+                        // Whoever objected to a claim will do so again.
+                        if tenure.record.state == State::Claimed {
+                            self.taker.avoid.insert(tenure.number);
+                        }
+                        if let Some(held) = &mut lock(&self.status).held
+                            && held.number == tenure.number
+                        {
+                            held.followed = true;
+                        }
+                        self.seek();
+                    }
+                    Fate::Contested { by } => {
+                        let mut status = lock(&self.status);
+                        status.held = None;
+                        let nonce = tenure.record.nonce.clone();
+                        status.contested = Some(Contested { nonce, by });
+                        drop(status);
+                        self.taker.avoid.insert(tenure.number);
+                        self.seek();
+                    }
+                }
+            }
+        }
+    }
+
+    fn kept(&mut self, tenure: Tenure, now: i64) {
+        let mut status = lock(&self.status);
+        if tenure.record.state == State::Claimed {
+            let wait = self.terms.objection();
+            let until = now.saturating_add_unsigned(wait.as_micros() as u64);
+            status.claimed = Some((tenure.number, until));
+            // From now on it is there to be seen.
+            self.next = Instant::now() + wait;
+            self.phase = Phase::Claimed(tenure, self.next);
+            return;
+        }
+        status.claimed = None;
+        drop(status);
+        self.hold(&tenure);
+        self.taker.kept = None;
+        // The allocator of this very process knows what it has issued from now on.
+        self.taker.remembers = true;
+        self.taker.avoid.clear();
+        self.phase = Phase::Held(tenure);
+    }
+
+    /// Makes it known that a number is held, up to where it is.
+    fn hold(&self, tenure: &Tenure) {
+        let Record { floor, until, nonce, .. } = tenure.record.clone();
+        let held = Held { number: tenure.number, floor, until, nonce, followed: false };
+        lock(&self.status).held = Some(held);
+    }
+
+    async fn take(
+        &mut self,
+        store: &mut impl Store,
+        now: i64,
+        until: i64,
+    ) -> Result<Tenure, Error> {
+        let nonce = match &self.nonce {
+            Some(nonce) => nonce,
+            None => self.nonce.insert(lease::new_nonce()?),
+        };
+        lease::take(store, &self.taker, nonce, now, until).await
+    }
+
+    fn wall(&self) -> Option<i64> {
+        (self.now)().map(|now| now.wall)
+    }
+
+    fn seek(&mut self) {
+        lock(&self.status).claimed = None;
+        self.phase = Phase::Seeking;
+        self.nonce = None;
+        self.next = Instant::now();
+    }
+
+    fn failed(&mut self, error: Error) {
+        let mut status = lock(&self.status);
+        status.failures += 1;
+        let since = status.trouble.take().map(|trouble| trouble.since);
+        let since = since.or_else(|| self.wall()).unwrap_or(0);
+        status.trouble = Some(Trouble { since, error });
+        self.next = Instant::now() + self.terms.retry();
+    }
+
+    /// A number that could not be given back comes free by itself, at its end.
+    fn come_free(&mut self, released: Result<(), Error>) {
+        if let Err(error) = released {
+            self.failed(error);
+        }
+    }
+
+    async fn release(&self, store: &mut impl Store, until: i64) -> Result<(), Error> {
+        let (Phase::Held(tenure) | Phase::Claimed(tenure, _)) = &self.phase else {
+            return Ok(());
+        };
+        let now = self.wall().unwrap_or(tenure.record.updated_at);
+        lease::release(store, tenure.number, &tenure.record.nonce, until, now).await
+    }
+}

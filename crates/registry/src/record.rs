@@ -1,0 +1,60 @@
+//! What a registry says of one number.
+
+use serde::{Deserialize, Serialize};
+
+/// Who may use a number, and for ids of which time. As JSON it is the value in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The version of this format: [`Record::FORMAT`].
+    pub format: u32,
+    /// Which node's.
+    pub node: String,
+    /// Where the node is, for people.
+    pub host: String,
+    /// What tells this holder from all others, and from its own earlier runs.
+    pub nonce: String,
+    /// How far the holder has come.
+    pub state: State,
+    /// The time of the holder's first id is not below this: microseconds since the Unix epoch.
+    pub floor: i64,
+    /// The time of the holder's last id is below this: microseconds since the Unix epoch.
+    pub until: i64,
+    /// The layout of the ids, spelled out: the same for all that share a registry.
+    pub layout: String,
+    /// Its epoch, in microseconds since the Unix epoch.
+    pub epoch: i64,
+    /// When the record was written, by the holder's clock: microseconds since the Unix epoch.
+    pub updated_at: i64,
+}
+
+/// How far the holder of a number has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It waits for others to object, and makes no ids.
+    Claimed,
+    /// It makes ids.
+    Held,
+    /// It makes no more.
+    Released,
+}
+
+impl Record {
+    /// The only version that there is.
+    pub const FORMAT: u32 = 1;
+
+    /// The value in the registry.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a value; else what is wrong with it.
+    pub(crate) fn from_json(value: &str) -> Result<Self, String> {
+        let record: Self = serde_json::from_str(value).map_err(|error| error.to_string())?;
+        if record.format != Self::FORMAT {
+            return Err(format!("format {} instead of {}", record.format, Self::FORMAT));
+        }
+        Ok(record)
+    }
+}
