@@ -29,6 +29,13 @@ pub(crate) enum Error {
     LayoutChanged { was: String, epoch: i64, layout: Layout },
     Copy { of: String },
     WorkerIdInUse { by: String, copy: bool, updated_at: i64 },
+    TwoSources,
+    NoLease { why: String },
+    LeaseClaimed { number: String, until: i64 },
+    LeaseEnded { at: i64, why: String },
+    WorkerIdLost { to: String, same: bool },
+    NotLeased,
+    Drained,
     ClockBehindRecord { by: u64, now: i64 },
     ClockJumped { by: u64, now: i64, max: u64 },
     ClockUncertain { error: u64, max: u64 },
@@ -39,6 +46,8 @@ pub(crate) enum Error {
     BadLayout { text: String, why: LayoutError },
     BadEpoch { text: String },
     BadDatabase,
+    BadRegistry { why: String },
+    BadRange { text: String, layout: Layout },
     // Arguments
     BatchNull,
     BatchNegative { n: i32 },
@@ -104,12 +113,18 @@ impl Error {
             | Self::LayoutChanged { .. }
             | Self::Copy { .. }
             | Self::WorkerIdInUse { .. }
+            | Self::WorkerIdLost { .. }
+            | Self::TwoSources
+            | Self::NotLeased
+            | Self::Drained
             | Self::NoLastval => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::OutOfMemory { .. } => Code::ERRCODE_OUT_OF_MEMORY,
             Self::Standby => Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-            Self::KeeperNotReady { .. } | Self::CannotReserve { .. } => {
-                Code::ERRCODE_LOCK_NOT_AVAILABLE
-            }
+            Self::KeeperNotReady { .. }
+            | Self::CannotReserve { .. }
+            | Self::NoLease { .. }
+            | Self::LeaseClaimed { .. }
+            | Self::LeaseEnded { .. } => Code::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::ClockBehind { .. }
             | Self::ClockBehindRecord { .. }
             | Self::ClockJumped { .. }
@@ -120,6 +135,8 @@ impl Error {
             | Self::BadLayout { .. }
             | Self::BadEpoch { .. }
             | Self::BadDatabase
+            | Self::BadRegistry { .. }
+            | Self::BadRange { .. }
             | Self::BatchNegative { .. }
             | Self::BatchTooLarge { .. }
             | Self::FieldNotInLayout { .. }
@@ -158,6 +175,19 @@ impl Error {
             Self::WorkerIdInUse { .. } => {
                 "this node's worker id is also in another node's record".to_owned()
             }
+            Self::TwoSources => {
+                "this node has both a worker id and a registry to lease one from".to_owned()
+            }
+            Self::NoLease { .. } => "this node has no lease of a worker id".to_owned(),
+            Self::LeaseClaimed { .. } => {
+                "this node's lease of a worker id is not valid yet".to_owned()
+            }
+            Self::LeaseEnded { .. } => "this node's lease of a worker id has ended".to_owned(),
+            Self::WorkerIdLost { .. } => {
+                "this node's worker id is being used by another node".to_owned()
+            }
+            Self::NotLeased => "this node's worker id is not leased".to_owned(),
+            Self::Drained => "this node has been drained: it makes no snowflake ids".to_owned(),
             Self::ClockBehindRecord { by, .. } => {
                 format!("the clock is {} behind this node's record of snowflake ids", duration(*by))
             }
@@ -178,6 +208,8 @@ impl Error {
             }
             Self::BadLayout { text, .. } => format!("invalid snowflake layout \"{text}\""),
             Self::BadDatabase => "not a database for the keeper of snowflake ids".to_owned(),
+            Self::BadRegistry { .. } => "invalid address of a registry".to_owned(),
+            Self::BadRange { text, .. } => format!("invalid range of worker ids \"{text}\""),
             Self::BadEpoch { text } => format!("invalid epoch \"{text}\""),
             Self::BatchNull => "the number of snowflake ids must not be null".to_owned(),
             Self::BatchNegative { n } => {
@@ -225,7 +257,7 @@ impl Error {
                     layout.max(Field::Worker)
                 ),
                 format!(
-                    "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = {}; SELECT pg_reload_conf();",
+                    "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = {}; SELECT pg_reload_conf(); Or set snowflake_id.registry, to have it leased.",
                     layout.max(Field::Worker).min(1)
                 ),
             ),
@@ -269,6 +301,46 @@ impl Error {
                     if *copy { " One of the two data directories is a copy of the other." } else { "" },
                 ),
                 "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_high_water_marks WHERE node = '...';".to_owned(),
+            ),
+            Self::TwoSources => (
+                "snowflake_id.worker_id and snowflake_id.registry are both set.".to_owned(),
+                "Keep one of them: ALTER SYSTEM RESET snowflake_id.worker_id; or ALTER SYSTEM RESET snowflake_id.registry; then SELECT pg_reload_conf();".to_owned(),
+            ),
+            Self::NoLease { why } => (
+                sentence(why),
+                "Ids flow by themselves when a worker id can be leased. SELECT * FROM snowflake_status shows since when it cannot.".to_owned(),
+            ),
+            Self::LeaseClaimed { number, until } => (
+                format!("Worker id {number} has been claimed; nodes that have an older right to it may object until {}.", shown(Some(*until))),
+                "Try again.".to_owned(),
+            ),
+            Self::LeaseEnded { at, why } => (
+                format!("It ended at {}. {}", shown(Some(*at)), sentence(why)).trim_end().to_owned(),
+                "Ids flow again by themselves when the lease is renewed, or another worker id leased.".to_owned(),
+            ),
+            Self::WorkerIdLost { to, same } => (
+                if *same {
+                    format!("A node that calls itself {to}, as this one does, has taken over its lease: it is a clone that runs beside its original.")
+                } else {
+                    format!("Node {to} uses it by a lease that the registry gave it: the registry has forgotten this node's, as one that was restored from a backup.")
+                },
+                "This node leases another worker id by itself. Look for duplicates among the ids of the last heartbeats.".to_owned(),
+            ),
+            Self::NotLeased => (
+                "It is set by snowflake_id.worker_id.".to_owned(),
+                "To change it: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf();".to_owned(),
+            ),
+            Self::Drained => (
+                String::new(),
+                "To let it make ids again: SELECT snowflake_resume();".to_owned(),
+            ),
+            Self::BadRegistry { why } => (
+                sentence(why),
+                "For example: postgres://user@host/database?password_file=/file, etcd://host:2379/prefix or zookeeper://host:2181/path.".to_owned(),
+            ),
+            Self::BadRange { layout, .. } => (
+                format!("A range is two worker ids, the smaller first, such as 0-99; layout {} takes 0 to {}.", name(layout), layout.max(Field::Worker)),
+                String::new(),
             ),
             Self::ClockBehindRecord { by, now } => (
                 format!(
@@ -383,11 +455,7 @@ impl Error {
     /// Message and detail as sentences, and the hint.
     pub(crate) fn in_words(&self) -> (String, String) {
         let (detail, hint) = self.help();
-        let message = self.message();
-        let mut letters = message.chars();
-        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
-        let sentence: String = first.into_iter().chain(letters).collect();
-        (format!("{sentence}. {detail}").trim_end().to_owned(), hint)
+        (format!("{} {detail}", sentence(&self.message())).trim_end().to_owned(), hint)
     }
 
     /// Ends the statement with this error.
@@ -495,6 +563,13 @@ const fn argument(field: Field) -> &'static str {
         Field::Worker => "worker_id",
         Field::Sequence => "sequence",
     }
+}
+
+/// With a capital letter and a full stop; nothing stays nothing.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let Some(first) = letters.next() else { return String::new() };
+    format!("{}{}.", first.to_ascii_uppercase(), letters.as_str())
 }
 
 /// Microseconds for people.

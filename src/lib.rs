@@ -49,4 +49,5 @@ extension_sql_file!("sql/decode.sql", name = "decode", requires = ["generate"]);
 extension_sql_file!("sql/search.sql", name = "search", requires = ["decode"]);
 extension_sql_file!("sql/text.sql", name = "text", requires = ["search"]);
 extension_sql_file!("sql/layouts.sql", name = "layouts", requires = ["text"]);
-extension_sql_file!("sql/keeper.sql", name = "keeper", requires = ["layouts"], finalize);
+extension_sql_file!("sql/registry.sql", name = "registry", requires = ["layouts"]);
+extension_sql_file!("sql/keeper.sql", name = "keeper", requires = ["registry"], finalize);

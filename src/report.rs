@@ -1,7 +1,7 @@
 //! What the keeper tells the backends, in shared memory: whether ids can be had, why not,
 //! and what it knows of node and clock. And the one thing that they tell it: to look afresh.
 //!
-//! Written by the keeper alone, but for `requests` and `accept_clock`. Each item is read by
+//! Written by the keeper alone, but for `requests` and what administrators want. Each item is read by
 //! itself; only the state and its facts belong together, and are published as one.
 
 use snowflake_core::sync::{AtomicI64, AtomicU64, Ordering};
@@ -35,10 +35,20 @@ pub(crate) enum State {
     LayoutChanged,
     /// The data directory may be the copy of another node's: `text`.
     Copy,
+    /// Both a worker id and a registry are set.
+    TwoSources,
+    /// There is no lease; `text` says why.
+    NoLease,
+    /// Worker id `text` is claimed until `micros` since 1970.
+    LeaseClaimed,
+    /// The lease ended at `micros` since 1970; `text` says why it was not renewed.
+    LeaseEnded,
+    /// The node has been drained.
+    Drained,
 }
 
 impl State {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 17] = [
         Self::Starting,
         Self::Ready,
         Self::NoWorkerId,
@@ -51,6 +61,11 @@ impl State {
         Self::ClockError,
         Self::LayoutChanged,
         Self::Copy,
+        Self::TwoSources,
+        Self::NoLease,
+        Self::LeaseClaimed,
+        Self::LeaseEnded,
+        Self::Drained,
     ];
 
     fn from_number(number: u64) -> Self {
@@ -62,7 +77,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) state: State,
-    /// A length of time, by the state.
+    /// A length of time or a moment, by the state.
     pub(crate) micros: u64,
     /// A text, by the state.
     pub(crate) text: String,
@@ -88,6 +103,8 @@ pub(crate) struct Report {
     verdict: Published<{ 3 + TEXT_WORDS }>,
     node: Published<{ 1 + TEXT_WORDS }>,
     conflict: Published<{ 1 + TEXT_WORDS }>,
+    /// Since when the registry has been in trouble, and the text's length and bytes.
+    trouble: Published<{ 2 + TEXT_WORDS }>,
     /// Process id; 0 before the keeper has started.
     pub(crate) pid: AtomicI32,
     /// The keeper's latch. It stays valid memory when the keeper has ended.
@@ -95,8 +112,16 @@ pub(crate) struct Report {
     /// How often backends have asked for a fresh look, and which of these has been answered.
     requests: AtomicU64,
     answered: AtomicU64,
-    /// An administrator trusts the clock as it stands.
+    /// An administrator trusts the clock as it stands,
     accept_clock: AtomicBool,
+    /// wants another worker id,
+    another: AtomicBool,
+    /// and wants the node drained ([`DRAIN`]) or not ([`RESUME`]).
+    drain: AtomicU32,
+    /// How often the keeper has exchanged the worker id,
+    pub(crate) exchanges: AtomicU64,
+    /// and drained or resumed the node, as was wanted.
+    pub(crate) drains: AtomicU64,
     /// Attempts to connect that failed one after the other.
     pub(crate) failed_connections: AtomicU32,
     pub(crate) timeline: AtomicU32,
@@ -106,6 +131,10 @@ pub(crate) struct Report {
     pub(crate) heartbeat: AtomicI64,
     /// Since when a write of the record has been under way; 0 for none.
     pub(crate) writing_since: AtomicI64,
+    /// The number that ids are made with, or will be when they are asked for; -1 for none.
+    pub(crate) assigned: AtomicI64,
+    /// The end of the lease, microseconds since 1970; 0 where there is none.
+    pub(crate) lease_until: AtomicI64,
     /// How far the clock stands ahead of where it is trusted to stand, in microseconds.
     pub(crate) clock_jump: AtomicI64,
     /// The kernel's estimates, in microseconds.
@@ -146,6 +175,20 @@ impl Report {
         self.conflict.write(words_of(node));
     }
 
+    /// Since when the registry has been in trouble, and what it is.
+    pub(crate) fn trouble(&self) -> Option<(i64, String)> {
+        let [since, text @ ..] = self.trouble.read();
+        Some((since.cast_signed(), text_of(&text))).filter(|(since, _)| *since != 0)
+    }
+
+    pub(crate) fn set_trouble(&self, trouble: Option<(i64, String)>) {
+        let (since, text) = trouble.unwrap_or_default();
+        let mut words = [0; 2 + TEXT_WORDS];
+        words[0] = since.cast_unsigned();
+        words[1..].copy_from_slice(&words_of(&text));
+        self.trouble.write(words);
+    }
+
     /// Asks for a look that begins after this call. The ticket says when it has been done.
     pub(crate) fn ask(&self) -> Ticket {
         Ticket(self.requests.fetch_add(1, Ordering::AcqRel) + 1)
@@ -171,7 +214,31 @@ impl Report {
     pub(crate) fn take_accept_clock(&self) -> bool {
         self.accept_clock.swap(false, Ordering::AcqRel)
     }
+
+    pub(crate) fn take_another(&self) -> bool {
+        self.another.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn want_another(&self) {
+        self.another.store(true, Ordering::Release);
+    }
+
+    /// Whether the node is to be drained, or to make ids again, since the last call.
+    pub(crate) fn take_drain(&self) -> Option<bool> {
+        match self.drain.swap(0, Ordering::AcqRel) {
+            DRAIN => Some(true),
+            RESUME => Some(false),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn drain(&self, drain: bool) {
+        self.drain.store(if drain { DRAIN } else { RESUME }, Ordering::Release);
+    }
 }
+
+const DRAIN: u32 = 1;
+const RESUME: u32 = 2;
 
 /// A place in the line of those who wait for a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

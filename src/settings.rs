@@ -9,7 +9,9 @@ use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use snowflake_core::{Field, Layout};
+use snowflake_registry::{Address, Terms};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -23,6 +25,10 @@ static RESERVATION: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static MAX_CLOCK_JUMP: GucSetting<i32> = GucSetting::<i32>::new(24 * HOUR);
 static MAX_CLOCK_ERROR: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROMOTION_GUARD: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static REGISTRY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static WORKER_ID_RANGE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static LEASE_DURATION: GucSetting<i32> = GucSetting::<i32>::new(HOUR);
+static HEARTBEAT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static ON_COPY: GucSetting<OnCopy> = GucSetting::<OnCopy>::new(OnCopy::Warn);
 static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(5);
 static MAX_AHEAD: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -118,6 +124,7 @@ pub(crate) fn define() {
         );
     }
     define_keepers(restart);
+    define_leases();
     GucRegistry::define_int_guc(
         c"snowflake_id.max_wait",
         c"How far the clock may have stepped back and be waited for.",
@@ -229,6 +236,56 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
     );
 }
 
+/// Defines the settings of a lease from a registry.
+fn define_leases() {
+    // SAFETY: as above.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"snowflake_id.registry",
+            c"Where this node leases its worker id; empty where snowflake_id.worker_id sets it.",
+            c"postgres://user:password@host/database, etcd://host,host/prefix or zookeeper://host,host/path. The same on every node that can ever write the same keys, but for regions whose snowflake_id.worker_id_range do not meet.",
+            &REGISTRY,
+            GucContext::Sighup,
+            // It may hold a password.
+            GucFlags::SUPERUSER_ONLY,
+            Some(check_registry),
+            None,
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"snowflake_id.worker_id_range",
+            c"The worker ids that this node may lease, such as 0-341; empty for all of the layout.",
+            c"Regions with ranges that do not meet need no common registry.",
+            &WORKER_ID_RANGE,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(check_worker_id_range),
+            None,
+            None,
+        );
+    }
+    GucRegistry::define_int_guc(
+        c"snowflake_id.lease_duration",
+        c"How long a lease lasts from its last heartbeat.",
+        c"So long an outage of the registry is survived; and so long the worker id of a node that crashed for good is not given to another.",
+        &LEASE_DURATION,
+        1000,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.heartbeat",
+        c"How often the lease is renewed.",
+        c"The same on every node, and at most a third of snowflake_id.lease_duration. A node that takes a worker id which it did not have first waits for one and a half heartbeats of the others.",
+        &HEARTBEAT,
+        100,
+        HOUR,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+}
+
 // How the code reads them
 
 /// The layout in force, with its epoch. It changes with a restart only, so each
@@ -239,11 +296,12 @@ pub(crate) fn layout() -> Result<&'static Layout, Error> {
         if let Some(error) = REFUSED.get() {
             return Err(error.clone());
         }
-        let text = |setting: &GucSetting<Option<CString>>| {
-            setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
-        };
         parse(&text(&LAYOUT), &text(&EPOCH))
     })
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn parse(layout: &str, epoch: &str) -> Result<Layout, Error> {
@@ -277,7 +335,7 @@ pub(crate) fn datacenter_id() -> Option<u32> {
 
 /// The database of the keeper.
 pub(crate) fn database() -> String {
-    DATABASE.get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    text(&DATABASE)
 }
 
 /// The length of a window, in microseconds.
@@ -298,6 +356,22 @@ pub(crate) fn max_clock_error() -> Option<u64> {
 /// How far beyond the clock a promoted standby begins, in microseconds.
 pub(crate) fn promotion_guard() -> u64 {
     micros(&PROMOTION_GUARD)
+}
+
+/// The registry's address; `None` where the worker id is set by hand.
+pub(crate) fn registry() -> Option<String> {
+    Some(text(&REGISTRY)).filter(|address| !address.is_empty())
+}
+
+/// The worker ids that may be leased.
+pub(crate) fn worker_id_range(layout: &Layout) -> RangeInclusive<u64> {
+    parse_range(&text(&WORKER_ID_RANGE), layout).unwrap_or(0..=layout.max(Field::Worker))
+}
+
+/// The terms of a lease.
+pub(crate) fn terms() -> Terms {
+    let duration = |setting: &GucSetting<i32>| Duration::from_millis(setting.get() as u64);
+    Terms { duration: duration(&LEASE_DURATION), heartbeat: duration(&HEARTBEAT) }
 }
 
 /// What becomes of a copy.
@@ -378,6 +452,57 @@ unsafe extern "C-unwind" fn check_database(
         && !["template0", "template1"].contains(&name);
     let result = if good { Ok(()) } else { Err(Error::BadDatabase) };
     accept("snowflake_id.database", name, result)
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_registry(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: as in `check_layout`.
+    let address = unsafe { given(value) };
+    let result = match address {
+        "" => Ok(()),
+        address => Address::parse(address).map(drop).map_err(|why| Error::BadRegistry { why }),
+    };
+    let accepted = accept("snowflake_id.registry", "...", result);
+    if !accepted {
+        // PostgreSQL's own message would show the value, and its password, to the log.
+        // SAFETY: as in `accept`.
+        unsafe {
+            pg_sys::GUC_check_errmsg_string =
+                error_text("invalid value for parameter \"snowflake_id.registry\"");
+        }
+    }
+    accepted
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_worker_id_range(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: as in `check_layout`.
+    let range = unsafe { given(value) };
+    // Without a layout, that is the error.
+    let result = layout().map_or(Ok(()), |layout| parse_range(range, layout).map(drop));
+    accept("snowflake_id.worker_id_range", range, result)
+}
+
+/// Worker ids from one to another, or all.
+fn parse_range(text: &str, layout: &Layout) -> Result<RangeInclusive<u64>, Error> {
+    let all = 0..=layout.max(Field::Worker);
+    if text.trim().is_empty() {
+        return Ok(all);
+    }
+    let ends = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    ends.filter(|(first, last)| first <= last && all.contains(last))
+        .map(|(first, last)| first..=last)
+        .ok_or_else(|| Error::BadRange { text: text.to_owned(), layout: *layout })
 }
 
 #[pg_guard]

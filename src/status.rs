@@ -107,12 +107,17 @@ pub(crate) fn error_of(verdict: Verdict) -> Option<Error> {
             layout().map(|layout| Error::LayoutChanged { was, epoch: by as i64, layout })
         }
         State::Copy => Ok(Error::Copy { of: verdict.text }),
+        State::TwoSources => Ok(Error::TwoSources),
+        State::NoLease => Ok(Error::NoLease { why: verdict.text }),
+        State::LeaseClaimed => Ok(Error::LeaseClaimed { number: verdict.text, until: by as i64 }),
+        State::LeaseEnded => Ok(Error::LeaseEnded { at: by as i64, why: verdict.text }),
+        State::Drained => Ok(Error::Drained),
     };
     Some(error.unwrap_or_else(|error| error))
 }
 
 /// What a keeper does that gives no answer.
-fn keeper(report: &Report) -> Keeper {
+pub(crate) fn keeper(report: &Report) -> Keeper {
     let pid = report.pid.load(Ordering::Relaxed);
     let verdict = report.verdict();
     match report.writing_since.load(Ordering::Relaxed) {
@@ -206,5 +211,10 @@ const fn word(state: State) -> &'static str {
         State::ClockError => "clock_error",
         State::LayoutChanged => "layout_changed",
         State::Copy => "copy",
+        State::TwoSources => "two_sources",
+        State::NoLease => "no_lease",
+        State::LeaseClaimed => "lease_claimed",
+        State::LeaseEnded => "lease_ended",
+        State::Drained => "drained",
     }
 }

@@ -72,7 +72,7 @@ def test_functions(connection):
 
 
 def test_views(connection):
-    """All views and the one table, with a comment; and nothing else belongs to the extension but functions."""
+    """All views and the two tables, with a comment; and nothing else belongs to the extension but functions."""
     rows = connection.execute(
         f"""
         SELECT relname, relkind, obj_description(oid, 'pg_class')
@@ -80,11 +80,44 @@ def test_views(connection):
         """
     ).fetchall()
     assert sorted(subheadings("## Views and tables")) == sorted(row[0] for row in rows)
-    assert {row[0]: row[1] for row in rows if row[1] != "v"} == {"snowflake_high_water_marks": "r"}
+    assert {row[0]: row[1] for row in rows if row[1] != "v"} == {
+        "snowflake_high_water_marks": "r",
+        "snowflake_registry": "r",
+    }
     assert [row for row in rows if not row[2]] == []
     kinds = connection.execute(f"SELECT DISTINCT classid::regclass::text FROM ({MEMBERS}) AS members").fetchall()
     # Since PostgreSQL 17 a view's row type counts, too.
     assert {kind for (kind,) in kinds} <= {"pg_class", "pg_proc", "pg_type"}
+
+
+def test_columns(connection):
+    """Every column of them, in its order, with its type and a comment on it."""
+    rows = connection.execute(
+        f"""
+        SELECT relname, attname, replace(format_type(atttypid, NULL), 'timestamp with time zone', 'timestamptz'),
+               col_description(attrelid, attnum)
+        FROM pg_class JOIN pg_attribute ON attrelid = oid AND attnum > 0
+        WHERE ('pg_class'::regclass, oid) IN ({MEMBERS}) ORDER BY attnum
+        """
+    ).fetchall()
+    # The presets have the columns of snowflake_layout().
+    relations = set(subheadings("## Views and tables")) - {"snowflake_layouts"}
+    for relation in relations:
+        written = []
+        for names, types, _ in table(f"### {relation}"):
+            names, types = names.split(", "), types.split(", ")
+            written += zip(names, types if len(types) > 1 else types * len(names), strict=True)
+        assert written == [row[1:3] for row in rows if row[0] == relation], relation
+    assert [row for row in rows if row[0] in relations and not row[3]] == []
+
+
+def test_states():
+    """Every word that snowflake_status has for what the keeper says."""
+    source = (PROJECT / "src/status.rs").read_text()
+    states = set(re.findall(r'State::\w+ => "(\w+)"', source))
+    written = {word for row in table("### snowflake_status", 1) for word in row[0].split(", ")}
+    assert states
+    assert states - written == set()
 
 
 def test_settings(connection):

@@ -1,7 +1,7 @@
 //! The keeper seen from SQL: status, the one thing that it can be told, and the trigger on its table.
 
 use crate::error::{Error, OrRaise};
-use crate::report::State;
+use crate::report::{Report, State};
 use crate::settings;
 use crate::shared::{Shared, shared};
 use crate::status::{self, Question};
@@ -10,7 +10,7 @@ use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::spi::quote_qualified_identifier;
 use snowflake_core::{Clock, Field};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
@@ -22,6 +22,9 @@ fn snowflake_node() -> TableIterator<
         name!(hint, Option<String>),
         name!(worker_id, Option<i32>),
         name!(datacenter_id, Option<i32>),
+        name!(leased_until, Option<TimestampWithTimeZone>),
+        name!(registry_trouble, Option<String>),
+        name!(registry_trouble_since, Option<TimestampWithTimeZone>),
         name!(node, Option<String>),
         name!(conflict, Option<String>),
         name!(issued_until, Option<TimestampWithTimeZone>),
@@ -48,21 +51,27 @@ fn snowflake_node() -> TableIterator<
     let interval = |micros: i64| Interval::new(0, 0, micros).ok();
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
 
+    let trouble = report.and_then(Report::trouble);
+
     let layout = settings::layout().ok();
     let position = shared.zip(layout).map(|(shared, layout)| status::Ends::of(shared, layout));
     let position = position.unwrap_or_default();
+    // Before the first window it is the number that there will be.
+    let assigned = report.map(|report| report.assigned.load(Ordering::Relaxed).cast_unsigned());
+    let node = position.node.or(assigned.filter(|_| state == "ready"));
     let number = |field| {
-        let number = layout?.number_in(field, position.node?)?;
+        let number = layout?.number_in(field, node?)?;
         i32::try_from(number).ok()
     };
-    // Before the first window it is the number that is configured.
-    let configured = |number: Option<u32>| number.filter(|_| state == "ready").map(|it| it as i32);
     TableIterator::once((
         state,
         reason,
         hint.filter(|hint| !hint.is_empty()),
-        number(Field::Worker).or(configured(settings::worker_id())),
-        number(Field::Datacenter).or(configured(settings::datacenter_id())),
+        number(Field::Worker),
+        number(Field::Datacenter),
+        report.and_then(|report| time(report.lease_until.load(Ordering::Relaxed))),
+        trouble.as_ref().map(|(_, what)| what.clone()),
+        trouble.as_ref().and_then(|&(since, _)| time(since)),
         report.and_then(|report| text(report.node())),
         report.and_then(|report| text(report.conflict())),
         position.issued.and_then(time),
@@ -80,12 +89,18 @@ fn snowflake_node() -> TableIterator<
     ))
 }
 
-#[pg_extern(sql = false)]
-fn snowflake_accept_clock() -> bool {
+/// The keeper's part of shared memory, where there is a keeper.
+fn keeper() -> &'static Shared {
     let shared = shared().ok_or(Error::NotPreloaded).or_raise();
     if status::in_recovery() {
         Error::Standby.raise();
     }
+    shared
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_accept_clock() -> bool {
+    let shared = keeper();
     let report = shared.report();
     // What the keeper says may be a second old.
     Question::ask(shared).answer();
@@ -95,6 +110,44 @@ fn snowflake_accept_clock() -> bool {
     report.accept_clock();
     Question::ask(shared).answer();
     true
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_drain() {
+    drain(true);
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_resume() {
+    drain(false);
+}
+
+/// Has the keeper write it down; an error where it could not.
+fn drain(drain: bool) {
+    let shared = keeper();
+    order(shared, &shared.report().drains, || shared.report().drain(drain));
+}
+
+/// Has the keeper do something that it counts; an error where it has not.
+fn order(shared: &'static Shared, count: &AtomicU64, order: impl FnOnce()) {
+    let before = count.load(Ordering::Acquire);
+    order();
+    Question::ask(shared).answer();
+    if count.load(Ordering::Acquire) == before {
+        let keeper = || Error::KeeperNotReady { keeper: status::keeper(shared.report()) };
+        status::now().1.unwrap_or_else(keeper).raise();
+    }
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_release_worker_id() {
+    let shared = keeper();
+    match (settings::registry(), settings::worker_id()) {
+        (None, _) => Error::NotLeased.raise(),
+        (Some(_), Some(_)) => Error::TwoSources.raise(),
+        (Some(_), None) => (),
+    }
+    order(shared, &shared.report().exchanges, || shared.report().want_another());
 }
 
 /// For the installation script: says where the extension is missing. The keeper knows.
@@ -131,4 +184,12 @@ fn snowflake_skip_known_node<'a>(
         &[node.into()],
     )?;
     Ok(if known == Some(true) { None } else { Some(new) })
+}
+
+/// Lets no replicated change pass.
+#[pg_trigger(sql = false)]
+fn snowflake_skip_replicated<'a>(
+    _trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Box<dyn std::error::Error>> {
+    Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
 }

@@ -9,7 +9,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::{self, SpiHeapTupleData};
-use snowflake_core::window::{NodeName, Number, Record};
+use snowflake_core::window::{KeptLease, NodeName, Number, Record};
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
@@ -115,9 +115,9 @@ impl Home {
 /// The columns, in the order in which they are read and written.
 const COLUMNS: &str =
     "node, reserved_until, datacenter_id, worker_id, layout, epoch, timeline, updated_at,
-    boot_id, booted_at, host, data_directory";
+    boot_id, booted_at, host, data_directory, lease, lease_until, drained";
 /// As many parameters.
-const VALUES: &str = "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12";
+const VALUES: &str = "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15";
 
 /// All records.
 pub(super) fn read() -> Result<Vec<Record>, Failure> {
@@ -152,6 +152,11 @@ fn record(row: &SpiHeapTupleData<'_>) -> Result<Record, spi::Error> {
         booted_at: time(10)?,
         host: text(11)?,
         data_directory: text(12)?,
+        lease: row
+            .get::<String>(13)?
+            .map(|nonce| Ok::<_, spi::Error>(KeptLease { nonce, until: time(14)? }))
+            .transpose()?,
+        drained: row.get(15)?.unwrap_or(false),
     })
 }
 
@@ -175,6 +180,9 @@ pub(super) fn write(record: &Record) -> Result<(), Failure> {
             time(record.booted_at).into(),
             record.host.as_str().into(),
             record.data_directory.as_str().into(),
+            record.lease.as_ref().map(|lease| lease.nonce.as_str()).into(),
+            record.lease.as_ref().and_then(|lease| time(lease.until)).into(),
+            record.drained.into(),
         ];
         Spi::connect_mut(|client| {
             let update = format!("UPDATE {table} SET ({COLUMNS}) = ROW ({VALUES}) WHERE node = $1");
@@ -184,6 +192,28 @@ pub(super) fn write(record: &Record) -> Result<(), Failure> {
             }
             Ok(())
         })
+    })
+}
+
+/// Changes nothing of this node's record but these, and says whether there was one.
+pub(super) fn amend(
+    node: &NodeName,
+    lease: Option<&KeptLease>,
+    drained: bool,
+) -> Result<bool, Failure> {
+    let until = lease.and_then(|lease| from_unix(lease.until).ok());
+    transaction(|| {
+        let table = table()?;
+        let values = [
+            node.to_string().into(),
+            lease.map(|lease| lease.nonce.as_str()).into(),
+            until.into(),
+            drained.into(),
+        ];
+        let update = format!(
+            "UPDATE {table} SET (lease, lease_until, drained) = ROW ($2, $3, $4) WHERE node = $1"
+        );
+        Spi::connect_mut(|client| Ok(!client.update(&update, None, &values)?.is_empty()))
     })
 }
 

@@ -10,6 +10,7 @@
 
 mod clock;
 mod high_water;
+mod lease;
 mod signals;
 
 use crate::error::Error;
@@ -20,14 +21,17 @@ use crate::status;
 use crate::time::uptime;
 use clock::Reading;
 use high_water::{Failure, Home};
+use lease::{Asked, Lessee};
 use once_cell::unsync::OnceCell;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 use snowflake_core::window::{
-    self, Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running,
+    self, Beginning, Conflict, Identity, KeptLease, LayoutChanged, NodeName, Number, Record,
+    Running,
 };
 use snowflake_core::{ClockWatch, Field, Layout, Lease};
-use std::cell::Cell;
+use snowflake_registry::{Contested, Held, Now, Status};
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -37,8 +41,13 @@ const RESTART_TIME: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: u32 = 10;
 /// How often it looks while nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often it looks at most while there are no ids, however many ask.
+/// How often it looks at most while there are no ids, however many ask; and how often while a
+/// lease is being taken.
 const REFUSING: Duration = Duration::from_millis(100);
+/// How long the end of the server may wait for the registry.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A node that ends in peace is back by then, or others may have its leased number: heartbeats.
+const ABSENCE: u32 = 5;
 
 /// Has the postmaster start the keeper; for `_PG_init` while preloading.
 pub(crate) fn register() {
@@ -100,13 +109,24 @@ struct Keeper {
     boot_id: String,
     home: OnceCell<Home>,
     watch: Option<ClockWatch>,
+    lessee: Lessee,
+    /// What the record says, or is to say, of the lease,
+    kept: Option<KeptLease>,
+    /// by which nonce it says it,
+    recorded: RefCell<Option<String>>,
+    /// whether there is one,
+    remembers: Cell<bool>,
+    /// and of the draining of this node.
+    drained: bool,
+    /// The lease of the number that is in use, or was last to be.
+    leased: Option<Held>,
     /// The lease that this process has opened.
     open: Option<Open>,
     /// What is to be opened.
     opening: Option<Opening>,
     /// The nodes whose records have been seen.
     known: Vec<NodeName>,
-    /// The greatest end of a window that was written, or was tried to be.
+    /// The greatest end of a window that was written, or was tried to be; by an earlier keeper, too.
     written: Cell<u64>,
     /// The last attempt to reserve failed, and is tried again whether anybody asks or not.
     failed: Cell<bool>,
@@ -151,10 +171,25 @@ impl Pause {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Open {
+/// The number that ids are to be made with.
+#[derive(Clone)]
+struct Assigned {
     number: Number,
     node: u64,
+    /// The lease of it; none where it is set by hand.
+    held: Option<Held>,
+}
+
+impl Assigned {
+    /// No id of an earlier time, by its lease.
+    fn floor(&self) -> Option<i64> {
+        self.held.as_ref().map(|held| held.floor)
+    }
+}
+
+#[derive(Clone)]
+struct Open {
+    assigned: Assigned,
     /// When it was opened: the wall clock.
     since: i64,
     /// Where the cursor was at the last look.
@@ -169,6 +204,12 @@ impl Keeper {
             boot_id: clock::boot_id(),
             home: OnceCell::new(),
             watch: None,
+            lessee: Lessee::default(),
+            kept: None,
+            recorded: RefCell::default(),
+            remembers: Cell::new(false),
+            drained: false,
+            leased: None,
             open: None,
             opening: None,
             known: Vec::new(),
@@ -211,24 +252,73 @@ impl Keeper {
     /// One look: opens or extends the window, and says when to look again; or why there are
     /// no ids.
     fn look(&mut self, reading: &Reading) -> Result<Pause, Verdict> {
-        let (number, node) = match configured(self.layout) {
-            Ok(configured) => configured,
+        // What cannot be done now is refused, not done later.
+        let (drain, another) =
+            (self.shared.report().take_drain(), self.shared.report().take_another());
+        let source = match source(self.layout) {
+            Ok(source) => source,
             Err(state) => {
                 self.opening = None;
                 self.end_lease();
+                self.lessee.stop();
+                publish(&Status::default(), self.shared.report());
                 return Err(state.into());
             }
         };
-        let Some(open) = self.open else { return self.begin(number, node, reading) };
-        self.check_clock(reading, &[])?;
-        if open.number == number {
-            self.opening = None;
+        self.recall(reading)?;
+        let clock = self.check_clock(reading);
+        self.lessee.trust(clock.is_ok().then(|| self.now(reading)));
+        clock?;
+        if let Some(drain) = drain {
+            self.drain(drain, reading)?;
+        }
+        if self.drained {
+            // A lease that it holds goes on.
+            publish(&self.lessee.status(), self.shared.report());
+            return Err(State::Drained.into());
+        }
+        let assigned = match (self.assigned(source, another), self.open.clone()) {
+            (Ok(Some(assigned)), _) => assigned,
+            // By other settings there was a number: it is used until there is a new one.
+            (waiting, Some(mut open)) => {
+                if let Err(verdict) = waiting {
+                    self.put_off(&verdict);
+                }
+                // By other terms, its lease may go on.
+                let held = self.lessee.status().held;
+                let held = held.filter(|held| held.number == open.assigned.node);
+                if open.assigned.held.is_some() && held.is_some() {
+                    open.assigned.held = held;
+                }
+                return self.extend(open, reading);
+            }
+            (Ok(None), None) => {
+                self.shared.report().set_verdict(&State::Starting.into());
+                return Ok(Pause::unless_asked(REFUSING));
+            }
+            (Err(verdict), None) => return Err(verdict),
+        };
+        self.shared.report().assigned.store(assigned.node.cast_signed(), Ordering::Relaxed);
+        let Some(open) = self.open.clone() else { return self.begin(assigned, reading) };
+        if open.assigned.number == assigned.number {
             self.put_off = None;
-            return self.extend(open, reading);
+            if assigned.held.is_none() && self.leased.take().is_some() {
+                // Its lease ends by itself: nobody else shall have the number before.
+                self.lessee.stop();
+            }
+            if assigned.floor() > open.assigned.floor() {
+                // Others may have had the number meanwhile.
+                self.end_lease();
+                return self.begin(assigned, reading);
+            }
+            self.opening = None;
+            return self.extend(Open { assigned, ..open }, reading);
         }
         // The old number is used until the new one can be.
-        let begun = self.begin(number, node, reading);
-        if self.open.is_some_and(|open| open.number != number) {
+        let begun = self.begin(assigned.clone(), reading);
+        if let Some(open) = self.open.clone()
+            && open.assigned.number != assigned.number
+        {
             if let Err(verdict) = &begun {
                 self.put_off(verdict);
             }
@@ -237,11 +327,146 @@ impl Keeper {
         begun.or(Ok(Pause::unless_asked(IDLE)))
     }
 
+    /// The time that a lease is for: ids may run ahead of the clock.
+    fn now(&self, reading: &Reading) -> Now {
+        let cursor = self.shared.allocator.position(self.layout).cursor;
+        let ahead = reading.now.saturating_add_unsigned(settings::max_ahead());
+        let ids = window::time_of_slot(self.layout, cursor).max(ahead);
+        Now { wall: reading.now, ids }
+    }
+
+    /// At the first look: what this node has recorded of itself.
+    fn recall(&mut self, reading: &Reading) -> Result<(), Failure> {
+        if self.watch.is_some() {
+            return Ok(());
+        }
+        let home = self.home()?.clone();
+        let records = high_water::read()?;
+        let own = || records.iter().filter(|record| record.node == home.name);
+        let newest = own().max_by_key(|record| record.updated_at);
+        self.drained = newest.is_some_and(|record| record.drained);
+        self.kept = newest.and_then(|record| record.lease.clone());
+        self.remembers.set(own().any(|record| record.has_mark()));
+        self.written.set(own().filter_map(|record| record.slot(self.layout)).max().unwrap_or(0));
+        self.recorded.replace(self.kept.as_ref().map(|kept| kept.nonce.clone()));
+        // The clock is compared with what this node trusted since the machine was started.
+        let this_run =
+            |record: &&Record| record.boot_id == self.boot_id && !self.boot_id.is_empty();
+        let trusted = own().filter(this_run).map(|record| record.booted_at).max();
+        self.watch = Some(ClockWatch::new(trusted.unwrap_or(reading.booted_at)));
+        Ok(())
+    }
+
+    /// The number to make ids with; none while one is being leased.
+    fn assigned(&mut self, source: Source, another: bool) -> Result<Option<Assigned>, Verdict> {
+        let asked = match source {
+            Source::Setting(assigned) => {
+                if self.leased.is_none() {
+                    self.lessee.stop();
+                }
+                publish(&Status::default(), self.shared.report());
+                return Ok(Some(assigned));
+            }
+            Source::Registry(asked) => asked,
+        };
+        let home = self.home()?.clone();
+        if another {
+            self.exchange()?;
+        }
+        let (kept, remembers) = (self.kept.as_ref(), self.remembers.get());
+        let status = self.lessee.follow(&asked, &home, self.layout, kept, remembers);
+        let status = status.map_err(|why| Verdict::of(State::NoLease, 0, why))?;
+        publish(&status, self.shared.report());
+        let claimed = self.claimed(&status);
+        let open = self.open.as_ref().and_then(|open| open.assigned.held.as_ref());
+        let open = open.map(|held| held.nonce.clone());
+        if let Some(Contested { nonce, by }) = status.contested
+            && Some(nonce) == open
+            && self.end_lease().is_some()
+        {
+            let same = by.node == home.name.to_string();
+            let lost = Error::WorkerIdLost { to: format!("{} ({})", by.node, by.host), same };
+            lost.report(PgLogLevel::WARNING, "snowflake_id: ");
+            // It shall not come back as the holder.
+            self.kept = None;
+            self.amend()?;
+        }
+        if let Some(held) = status.held {
+            let part = |field| {
+                let part = self.layout.number_in(field, held.number)?;
+                u32::try_from(part).ok()
+            };
+            let number =
+                Number { datacenter_id: part(Field::Datacenter), worker_id: part(Field::Worker) };
+            self.kept = Some(KeptLease { nonce: held.nonce.clone(), until: held.until });
+            if let Some(leased) = self.leased.as_mut().filter(|leased| leased.number == held.number)
+            {
+                leased.clone_from(&held);
+            }
+            return Ok(Some(Assigned { number, node: held.number, held: Some(held) }));
+        }
+        match (claimed, status.trouble) {
+            (_, Some(trouble)) => {
+                Err(Verdict::of(State::NoLease, 0, lease::in_words(&trouble.error)))
+            }
+            (Some(claimed), None) => Err(claimed),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// That a number has been claimed, to which others may object.
+    fn claimed(&self, status: &Status) -> Option<Verdict> {
+        let (number, until) = status.claimed.filter(|_| status.trouble.is_none())?;
+        let id = self.layout.number_in(Field::Worker, number).unwrap_or(number);
+        Some(Verdict::of(State::LeaseClaimed, until as u64, id.to_string()))
+    }
+
+    /// Whether the number in use is a leased one.
+    fn is_leased(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.assigned.held.is_some())
+    }
+
+    /// Gives the leased number back and has another one leased.
+    fn exchange(&mut self) -> Result<(), Failure> {
+        let ended = if self.is_leased() { self.end_lease() } else { None };
+        let last = ended.map_or(self.written.get(), |(_, end)| end);
+        let last = window::time_of_next_tick(self.layout, last);
+        self.kept = None;
+        // Written before: a node that believed itself the holder could come back as such.
+        self.amend()?;
+        if let Some(before) = self.leased.take() {
+            self.lessee.give_back(&before, last);
+        }
+        self.lessee.another(last);
+        self.shared.report().exchanges.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends the making of ids until further notice, or begins it again.
+    fn drain(&mut self, drain: bool, reading: &Reading) -> Result<(), Failure> {
+        let before = std::mem::replace(&mut self.drained, drain);
+        let ended = if drain { self.end_lease() } else { None };
+        let written = match &ended {
+            Some((open, end)) => self.write(&open.assigned, *end, reading),
+            None => self.amend().and_then(|found| {
+                // A record without a mark.
+                let nothing = Assigned { number: Number::default(), node: 0, held: None };
+                if found { Ok(()) } else { self.write(&nothing, 0, reading) }
+            }),
+        };
+        // What is not written down is not so.
+        written.inspect_err(|_| self.drained = before)?;
+        self.shared.report().drains.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
     /// Opens the allocator for a number: at the start, and when it was changed. A number that is
     /// open already stays so until the new one is reserved.
-    fn begin(&mut self, number: Number, node: u64, reading: &Reading) -> Result<Pause, Verdict> {
+    fn begin(&mut self, assigned: Assigned, reading: &Reading) -> Result<Pause, Verdict> {
+        self.check_lease(&assigned, reading.now)?;
         let home = self.home()?.clone();
         let report = self.shared.report();
+        let number = assigned.number;
         let opening = self.opening.take().filter(|opening| opening.number == number);
         let mut opening = opening.unwrap_or(Opening { number, since: reading.now, records: None });
         // A clock that was put right since is the better one.
@@ -253,9 +478,10 @@ impl Keeper {
             Some(records) => records,
             None => high_water::read()?,
         };
-        self.check_clock(reading, &records)?;
         let (guard, max_ahead) = (settings::promotion_guard(), settings::max_ahead());
-        let beginning = Beginning { since, max_ahead, guard, running: self.open.is_some() };
+        let leased_from = assigned.floor();
+        let running = self.open.is_some();
+        let beginning = Beginning { since, max_ahead, guard, running, leased_from };
         let identity = self.identity(&home, number);
         let start =
             window::start(&records, &identity, &beginning).map_err(|LayoutChanged(record)| {
@@ -271,7 +497,7 @@ impl Keeper {
         let floor = start.floor;
         // Before anybody asks, nothing is reserved: there may be records still to come, from a
         // dump that is being restored.
-        let wanted = self.open.is_some() || self.is_asked() || self.failed.get();
+        let wanted = running || self.is_asked() || self.failed.get();
         // Slot 0: nothing has been issued, and before the epoch calls wait for the clock themselves.
         let wait = match floor {
             0 => 0,
@@ -281,7 +507,7 @@ impl Keeper {
             return Err(Verdict::of(State::ClockBehind, wait, ""));
         }
         if wait > 0 {
-            if self.open.is_none() {
+            if !running {
                 let until = reading.now.saturating_add_unsigned(wait);
                 report.set_verdict(&Verdict::of(State::Starting, until as u64, ""));
             }
@@ -290,18 +516,44 @@ impl Keeper {
             }
             return Ok(Pause::unless_asked(Duration::from_micros(wait).min(IDLE)));
         }
+        let nonce = assigned.held.as_ref().map(|held| held.nonce.clone());
+        if !wanted && nonce == *self.recorded.borrow() {
+            self.say(&State::Ready.into());
+            return Ok(Pause::up_to(IDLE));
+        }
         if !wanted {
+            // By its lease on record, the node has the same number at once after its next start.
+            self.write(&assigned, floor, reading)?;
+            self.leave(&assigned, self.written.get());
             self.say(&State::Ready.into());
             return Ok(Pause::up_to(IDLE));
         }
         let cursor = self.shared.allocator.position(self.layout).cursor.max(floor);
-        let limit = self.reserve(number, node, cursor, 0, reading)?;
-        self.shared.allocator.change_lease(self.layout, Lease { node, floor, limit });
-        self.open = Some(Open { number, node, since: reading.now, cursor });
+        let limit = self.reserve(&assigned, cursor, 0, reading)?;
+        let lease = Lease { node: assigned.node, floor, limit };
+        let end = self.shared.allocator.change_lease(self.layout, lease);
+        self.leave(&assigned, end);
+        self.open = Some(Open { assigned, since: reading.now, cursor });
         self.opening = None;
         self.known = names(&records);
         self.say(&State::Ready.into());
         Ok(Pause::while_made())
+    }
+
+    /// A number is in use from now on: that of an earlier lease, with which there are no ids
+    /// from `end` on, is not needed any more.
+    fn leave(&mut self, assigned: &Assigned, end: u64) {
+        let Some(before) = std::mem::replace(&mut self.leased, assigned.held.clone()) else {
+            return;
+        };
+        if assigned.node != before.number {
+            // If another node has it by now, that changes nothing.
+            self.lessee.give_back(&before, window::time_of_next_tick(self.layout, end));
+        }
+        if assigned.held.is_none() {
+            self.lessee.stop();
+            self.kept = None;
+        }
     }
 
     /// Reserves more while ids are being made, or were asked for.
@@ -312,17 +564,25 @@ impl Keeper {
             window::remaining(self.layout, reading.now, position.cursor, position.limit);
         let asked = self.is_asked();
         let made = position.cursor != open.cursor;
+        self.open = Some(open.clone());
+        self.check_lease(&open.assigned, reading.now)?;
+        let kept = self.kept.as_ref().map(|kept| kept.nonce.clone());
+        let nonce = open.assigned.held.as_ref().map(|held| held.nonce.clone());
+        if nonce.is_some() && nonce == kept && nonce != *self.recorded.borrow() {
+            // By that the node has the same number at once after a crash.
+            self.amend()?;
+        }
         if (made || asked || self.failed.get()) && remaining < reservation / 2 {
-            let mark = self.look_at_others(open)?;
+            let mark = self.look_at_others(&open)?;
             if mark > position.cursor {
                 // It begins anew, above a record that has been restored.
                 self.end_lease();
-                return self.begin(open.number, open.node, reading);
+                return self.begin(open.assigned, reading);
             }
             let used = window::time_of_slot(self.layout, position.cursor)
                 - window::time_of_slot(self.layout, open.cursor);
             let used = u64::try_from(used).unwrap_or(0);
-            let limit = self.reserve(open.number, open.node, position.cursor, used, reading)?;
+            let limit = self.reserve(&open.assigned, position.cursor, used, reading)?;
             self.shared.allocator.extend(self.layout, limit);
         }
         self.open = Some(Open { cursor: position.cursor, ..open });
@@ -333,8 +593,7 @@ impl Keeper {
     /// Writes the record of a window that begins at `cursor`, and returns its end.
     fn reserve(
         &self,
-        number: Number,
-        node: u64,
+        assigned: &Assigned,
         cursor: u64,
         used: u64,
         reading: &Reading,
@@ -349,22 +608,55 @@ impl Keeper {
             used.saturating_mul(4),
             settings::max_ahead(),
         );
-        let end = end.max(self.shared.allocator.position(self.layout).limit);
+        let open = self.shared.allocator.position(self.layout).limit;
+        let leased = assigned.held.as_ref().map(|held| window::lease_end(self.layout, held.until));
+        let limit = end.max(open).min(leased.unwrap_or(u64::MAX));
+        if window::remaining(self.layout, reading.now, cursor, limit) == 0 {
+            self.check_lease(assigned, i64::MAX)?;
+        }
+        if limit == open && self.written.get() >= limit {
+            // The lease allows no more for now.
+            return Ok(limit);
+        }
         self.failed.set(true);
-        self.write(number, node, end, reading)?;
+        // Until the number has changed, ids of the old one are made up to its limit.
+        self.write(assigned, limit.max(open), reading)?;
         self.failed.set(false);
-        Ok(end)
+        Ok(limit)
     }
 
-    fn write(&self, number: Number, node: u64, end: u64, reading: &Reading) -> Result<(), Failure> {
+    /// Whether a leased number may be used for ids of a time.
+    fn check_lease(&self, assigned: &Assigned, time: i64) -> Result<(), Verdict> {
+        let Some(held) = assigned.held.as_ref().filter(|held| held.until <= time) else {
+            return Ok(());
+        };
+        let status = self.lessee.status();
+        if let Some(claimed) = self.claimed(&status) {
+            return Err(claimed);
+        }
+        let why = match (held.followed, status.trouble) {
+            (true, _) => "another node has the worker id now".to_owned(),
+            (false, Some(trouble)) => lease::in_words(&trouble.error),
+            (false, None) => String::new(),
+        };
+        Err(Verdict::of(State::LeaseEnded, held.until as u64, why))
+    }
+
+    fn write(&self, assigned: &Assigned, end: u64, reading: &Reading) -> Result<(), Failure> {
         let (home, report) = (self.home()?, self.shared.report());
         let trusted = self.watch.map_or(reading.booted_at, |watch| watch.booted_at());
         report.writing_since.store(reading.now, Ordering::Relaxed);
         self.written.set(self.written.get().max(end));
+        // While another number is being leased, what is kept may be of that one already.
+        let lease = assigned.held.as_ref().map(|held| match &self.kept {
+            Some(kept) if kept.nonce == held.nonce => kept.clone(),
+            _ => KeptLease { nonce: held.nonce.clone(), until: held.until },
+        });
+        let nonce = lease.as_ref().map(|lease| lease.nonce.clone());
         let written = high_water::write(&Record {
             node: home.name.clone(),
-            reserved_until: self.layout.id(node, end),
-            number,
+            reserved_until: self.layout.id(assigned.node, end),
+            number: assigned.number,
             layout: self.layout.to_string(),
             epoch: self.layout.epoch(),
             timeline: home.timeline,
@@ -373,9 +665,25 @@ impl Keeper {
             booted_at: trusted,
             host: home.host.clone(),
             data_directory: home.data_directory.clone(),
+            lease,
+            drained: self.drained,
         });
         report.writing_since.store(0, Ordering::Relaxed);
+        if written.is_ok() {
+            self.remembers.set(self.remembers.get() || end > 0);
+            self.recorded.replace(nonce);
+        }
         written
+    }
+
+    /// Changes only what the record says of the lease and of the draining, and says whether there
+    /// is one.
+    fn amend(&self) -> Result<bool, Failure> {
+        let found = high_water::amend(&self.home()?.name, self.kept.as_ref(), self.drained)?;
+        if found {
+            self.recorded.replace(self.kept.as_ref().map(|kept| kept.nonce.clone()));
+        }
+        Ok(found)
     }
 
     /// Who and where this node is.
@@ -393,19 +701,9 @@ impl Keeper {
         Identity { node: &home.name, number, layout: self.layout, timeline: home.timeline }
     }
 
-    /// Whether the clock can be believed. The first look compares it with the record that this
-    /// node wrote since the machine was started.
-    fn check_clock(&mut self, reading: &Reading, records: &[Record]) -> Result<(), Verdict> {
-        let watch = self.watch.get_or_insert_with(|| {
-            let name = self.home.get().map(|home| &home.name);
-            let own = records.iter().filter(|record| {
-                Some(&record.node) == name
-                    && record.boot_id == self.boot_id
-                    && !self.boot_id.is_empty()
-            });
-            let trusted = own.map(|record| record.booted_at).max();
-            ClockWatch::new(trusted.unwrap_or(reading.booted_at))
-        });
+    /// Whether the clock can be believed.
+    fn check_clock(&mut self, reading: &Reading) -> Result<(), Verdict> {
+        let watch = self.watch.get_or_insert(ClockWatch::new(reading.booted_at));
         let report = self.shared.report();
         if report.take_accept_clock() {
             watch.accept(reading.booted_at);
@@ -422,13 +720,15 @@ impl Keeper {
 
     /// Other nodes' records can come while this one runs: by logical replication that of
     /// a node with the same number, with restored data an old one. The mark of the latter.
-    fn look_at_others(&mut self, open: Open) -> Result<u64, Failure> {
+    fn look_at_others(&mut self, open: &Open) -> Result<u64, Failure> {
         let home = self.home()?.clone();
-        let identity = self.identity(&home, open.number);
+        let identity = self.identity(&home, open.assigned.number);
         let records = high_water::read()?;
         // While another number is to be opened, it is that one's conflicts that matter.
         if self.opening.is_none() {
-            self.warn(window::conflict(&records, &identity));
+            let conflict = window::conflict(&records, &identity);
+            // Whose a leased number is, the registry knows.
+            self.warn(conflict.filter(|_| open.assigned.held.is_none()));
         }
         let (since, known, written) = (open.since, &self.known[..], self.written.get());
         let mark = window::late_mark(&records, &identity, &Running { since, known, written });
@@ -461,7 +761,7 @@ impl Keeper {
     /// Publishes a verdict, and logs it if it is a new one.
     fn say(&mut self, verdict: &Verdict) {
         self.shared.report().set_verdict(verdict);
-        let number = self.open.map(|open| open.number);
+        let number = self.open.as_ref().map(|open| open.assigned.number);
         let number = number.or(self.opening.as_ref().map(|opening| opening.number));
         let now = Some((verdict.state, verdict.text.clone(), number));
         if self.logged == now {
@@ -469,7 +769,7 @@ impl Keeper {
         }
         self.logged = now;
         match status::error_of(verdict.clone()) {
-            Some(error) => error.report(PgLogLevel::WARNING, "snowflake_id: no ids: "),
+            Some(error) => error.report(gravity(verdict.state), "snowflake_id: no ids: "),
             None => log!("snowflake_id: ids flow with {}", Numbered(number.unwrap_or_default())),
         }
     }
@@ -480,7 +780,7 @@ impl Keeper {
             return;
         }
         if let Some(error) = status::error_of(verdict.clone()) {
-            error.report(PgLogLevel::WARNING, "snowflake_id: the new worker id must wait: ");
+            error.report(gravity(verdict.state), "snowflake_id: the new worker id must wait: ");
         }
     }
 
@@ -496,15 +796,35 @@ impl Keeper {
     }
 
     /// The end in peace: records exactly what was issued, so that the next start waits for
-    /// nothing.
+    /// nothing, and lets go of the lease.
     fn close(mut self) {
         self.shared.report().set_verdict(&State::Starting.into());
-        let Some((open, end)) = self.end_lease() else { return };
+        let ended = self.end_lease();
+        let reading = Reading::take();
+        let held = self.lessee.status().held;
+        if let Some(held) = &held {
+            let last = ended.as_ref().map_or(self.written.get(), |(_, end)| *end);
+            let last = window::time_of_next_tick(self.layout, last);
+            let back = settings::terms().heartbeat.as_micros() as u64 * u64::from(ABSENCE);
+            let until = last.max(reading.now.saturating_add_unsigned(back)).min(held.until);
+            self.kept = Some(KeptLease { nonce: held.nonce.clone(), until });
+        }
         high_water::hurry();
-        if let Err(failure) = self.write(open.number, open.node, end, &Reading::take()) {
+        let written = match &ended {
+            Some((open, end)) => self.write(&open.assigned, *end, &reading),
+            None if held.is_some() => self.amend().map(drop),
+            None => Ok(()),
+        };
+        if let Err(failure) = written {
             // The old record stands: the next start is as after a crash.
             let verdict = Verdict::from(failure);
             log!("snowflake_id: could not record the last id: {}", verdict.text);
+            return;
+        }
+        // Not before: the node must know itself that its lease ends sooner now.
+        let until = self.kept.as_ref().map_or(0, |kept| kept.until);
+        if let Err(error) = self.lessee.release(until, FAREWELL) {
+            log!("snowflake_id: the lease was not given back, and ends by itself: {error}");
         }
     }
 }
@@ -518,8 +838,23 @@ impl From<Failure> for Verdict {
     }
 }
 
+/// How a state is logged: what is in order needs nobody.
+const fn gravity(state: State) -> PgLogLevel {
+    match state {
+        State::LeaseClaimed | State::Drained => PgLogLevel::LOG,
+        _ => PgLogLevel::WARNING,
+    }
+}
+
 fn names(records: &[Record]) -> Vec<NodeName> {
     records.iter().map(|record| record.node.clone()).collect()
+}
+
+fn publish(status: &Status, report: &Report) {
+    let until = status.held.as_ref().map_or(0, |held| held.until);
+    report.lease_until.store(until, Ordering::Relaxed);
+    let trouble = status.trouble.as_ref();
+    report.set_trouble(trouble.map(|trouble| (trouble.since, lease::in_words(&trouble.error))));
 }
 
 fn report_clock(report: &Report, reading: &Reading) {
@@ -528,22 +863,40 @@ fn report_clock(report: &Report, reading: &Reading) {
     report.clock_synchronized.store(reading.synchronized, Ordering::Relaxed);
 }
 
-/// The node's number that is configured, in its two parts and as one; why there is none.
-fn configured(layout: &Layout) -> Result<(Number, u64), State> {
-    let worker_id = settings::worker_id().ok_or(State::NoWorkerId)?;
+/// Where the node's number comes from.
+enum Source {
+    Setting(Assigned),
+    Registry(Asked),
+}
+
+/// Where the node's number comes from, by the settings; why there is none.
+fn source(layout: &Layout) -> Result<Source, State> {
+    let (worker_id, registry) = (settings::worker_id(), settings::registry());
+    if worker_id.is_some() && registry.is_some() {
+        return Err(State::TwoSources);
+    }
     let datacenter_id = settings::datacenter_id();
-    if datacenter_id.is_none() && layout.bits(Field::Datacenter) > 0 {
+    let has_datacenter = layout.bits(Field::Datacenter) > 0;
+    if worker_id.is_none() && registry.is_none() {
+        return Err(State::NoWorkerId);
+    }
+    if datacenter_id.is_none() && has_datacenter {
         return Err(State::NoDatacenterId);
     }
     // A number for a field that the layout does not have is 0, and is not part of the id.
     let part = |field, id: Option<u32>| id.filter(|_| layout.bits(field) > 0);
-    let number = Number {
-        datacenter_id: part(Field::Datacenter, datacenter_id),
-        worker_id: part(Field::Worker, Some(worker_id)),
-    };
+    let datacenter_id = part(Field::Datacenter, datacenter_id);
+    if let Some(registry) = registry {
+        let worker_id = part(Field::Worker, Some(0));
+        let base = layout.node(datacenter_id, worker_id).map_err(|_| State::NoDatacenterId)?;
+        let (range, terms) = (settings::worker_id_range(layout), settings::terms());
+        return Ok(Source::Registry(Asked { registry, range, base, terms }));
+    }
+    let number = Number { datacenter_id, worker_id: part(Field::Worker, worker_id) };
     // The check hooks refuse numbers that do not fit.
     let node = layout.node(number.datacenter_id, number.worker_id);
-    node.map(|node| (number, node)).map_err(|_| State::NoWorkerId)
+    let node = node.map_err(|_| State::NoWorkerId)?;
+    Ok(Source::Setting(Assigned { number, node, held: None }))
 }
 
 /// A node's number in words.

@@ -19,7 +19,10 @@ CREATE TABLE snowflake_high_water_marks (
     boot_id text NOT NULL,
     booted_at timestamptz NOT NULL,
     host text NOT NULL,
-    data_directory text NOT NULL
+    data_directory text NOT NULL,
+    lease text,
+    lease_until timestamptz,
+    drained boolean NOT NULL DEFAULT false
 );
 ALTER TABLE snowflake_high_water_marks REPLICA IDENTITY FULL;
 REVOKE ALL ON snowflake_high_water_marks FROM PUBLIC;
@@ -39,6 +42,9 @@ COMMENT ON COLUMN snowflake_high_water_marks.boot_id IS 'the kernel''s name for 
 COMMENT ON COLUMN snowflake_high_water_marks.booted_at IS 'when that run began, by the clock that was trusted';
 COMMENT ON COLUMN snowflake_high_water_marks.host IS 'the node''s host, for people';
 COMMENT ON COLUMN snowflake_high_water_marks.data_directory IS 'the node''s data directory, for people';
+COMMENT ON COLUMN snowflake_high_water_marks.lease IS 'by what the registry knows the lease of the number; null where the number was set by hand';
+COMMENT ON COLUMN snowflake_high_water_marks.lease_until IS 'the lease''s end, or an earlier one';
+COMMENT ON COLUMN snowflake_high_water_marks.drained IS 'whether the node is to make no ids, see snowflake_drain()';
 
 -- A dump carries the marks along: who restores it does not fall behind what was made.
 SELECT pg_extension_config_dump('snowflake_high_water_marks', '');
@@ -61,6 +67,9 @@ RETURNS TABLE (
     hint text,
     worker_id integer,
     datacenter_id integer,
+    leased_until timestamptz,
+    registry_trouble text,
+    registry_trouble_since timestamptz,
     node text,
     conflict text,
     issued_until timestamptz,
@@ -90,6 +99,9 @@ COMMENT ON COLUMN snowflake_status.reason IS 'what is the matter, in words; null
 COMMENT ON COLUMN snowflake_status.hint IS 'what to do about it';
 COMMENT ON COLUMN snowflake_status.worker_id IS 'the number that ids are made with; null before there is a window, unless ready';
 COMMENT ON COLUMN snowflake_status.datacenter_id IS 'the upper part of that number, where the layout has it';
+COMMENT ON COLUMN snowflake_status.leased_until IS 'the end of the lease of that number; null where it is set by hand';
+COMMENT ON COLUMN snowflake_status.registry_trouble IS 'why the registry does not answer, or does not as wished; null if nothing is the matter';
+COMMENT ON COLUMN snowflake_status.registry_trouble_since IS 'since when';
 COMMENT ON COLUMN snowflake_status.node IS 'this node''s name in snowflake_high_water_marks';
 COMMENT ON COLUMN snowflake_status.conflict IS 'the node whose record has the same number; null if there is none';
 COMMENT ON COLUMN snowflake_status.issued_until IS 'the time of the next id, if the clock has not passed it';
@@ -114,6 +126,30 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_accept_clock_wrapper';
 COMMENT ON FUNCTION snowflake_accept_clock() IS
 'declares right a clock that jumped forward by more than snowflake_id.max_clock_jump; false if there was none';
 REVOKE ALL ON FUNCTION snowflake_accept_clock() FROM PUBLIC;
+
+CREATE FUNCTION snowflake_drain() RETURNS void
+VOLATILE STRICT PARALLEL RESTRICTED
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_drain_wrapper';
+
+COMMENT ON FUNCTION snowflake_drain() IS
+'ends the making of ids on this node, also after a restart, until snowflake_resume()';
+REVOKE ALL ON FUNCTION snowflake_drain() FROM PUBLIC;
+
+CREATE FUNCTION snowflake_resume() RETURNS void
+VOLATILE STRICT PARALLEL RESTRICTED
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_resume_wrapper';
+
+COMMENT ON FUNCTION snowflake_resume() IS
+'lets a node that was drained make ids again';
+REVOKE ALL ON FUNCTION snowflake_resume() FROM PUBLIC;
+
+CREATE FUNCTION snowflake_release_worker_id() RETURNS void
+VOLATILE STRICT PARALLEL RESTRICTED
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_release_worker_id_wrapper';
+
+COMMENT ON FUNCTION snowflake_release_worker_id() IS
+'gives this node''s leased worker id back to the registry, at once, and leases another one';
+REVOKE ALL ON FUNCTION snowflake_release_worker_id() FROM PUBLIC;
 
 -- Says at once where the extension is still missing, if it is.
 CREATE FUNCTION snowflake_check_keeper() RETURNS void

@@ -106,7 +106,7 @@ def test_no_worker_id(start_server, connect):
         "55000",
         "this node has no worker id",
         'snowflake_id.worker_id is not set. Layout "default" takes 0 to 1023.',
-        "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = 1; SELECT pg_reload_conf();",
+        "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = 1; SELECT pg_reload_conf(); Or set snowflake_id.registry, to have it leased.",
     )
     # The hint's statements, as they stand there.
     connection.execute("ALTER SYSTEM SET snowflake_id.worker_id = 1")

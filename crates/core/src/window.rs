@@ -37,6 +37,19 @@ pub struct Record {
     pub host: String,
     /// Its data directory, for people.
     pub data_directory: String,
+    /// The lease of the number, where it is one from a registry.
+    pub lease: Option<KeptLease>,
+    /// Whether the node is to make no ids until it is told otherwise.
+    pub drained: bool,
+}
+
+/// What a node keeps of its lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptLease {
+    /// What the registry knows it by.
+    pub nonce: String,
+    /// Its end, or an earlier one: microseconds since the Unix epoch.
+    pub until: i64,
 }
 
 /// A node's number, as it is configured.
@@ -83,6 +96,9 @@ pub struct Beginning {
     /// Whether it has issued ids already, all below the cursor of its own allocator,
     /// and now only changes its number.
     pub running: bool,
+    /// The number is leased: nobody else has issued ids with it from this time on, in microseconds
+    /// since the Unix epoch, and other nodes' records of it are only history.
+    pub leased_from: Option<i64>,
 }
 
 /// From where a node may begin.
@@ -126,13 +142,19 @@ impl std::fmt::Display for NodeName {
 }
 
 impl Record {
+    /// Whether it says what was issued. A node that was drained before its first id has a record
+    /// that does not.
+    pub const fn has_mark(&self) -> bool {
+        self.reserved_until != 0
+    }
+
     fn is_of(&self, layout: &Layout) -> bool {
         self.layout == layout.to_string() && self.epoch == layout.epoch()
     }
 
     /// The first slot of another layout that is not below the mark; `None` where the
     /// record cannot be read, so that it says nothing.
-    fn slot(&self, layout: &Layout) -> Option<u64> {
+    pub fn slot(&self, layout: &Layout) -> Option<u64> {
         if self.is_of(layout) {
             return layout.slot_of(self.reserved_until).ok();
         }
@@ -149,9 +171,10 @@ pub fn start<'a>(
     beginning: &Beginning,
 ) -> Result<Start<'a>, LayoutChanged<'a>> {
     let Identity { node, number, layout, timeline } = *identity;
+    let marked = || records.iter().filter(|record| record.has_mark());
     // All data directories that were one once: this one, what it was copied from, and
     // the primaries before a promotion.
-    let family = || records.iter().filter(|record| record.node.cluster == node.cluster);
+    let family = || marked().filter(|record| record.node.cluster == node.cluster);
     let own = || family().filter(|record| record.node == *node);
     let newest = |record: &&Record| (record.timeline, record.updated_at);
 
@@ -159,8 +182,8 @@ pub fn start<'a>(
     if let Some(record) = last.filter(|record| !record.is_of(layout)) {
         return Err(LayoutChanged(record));
     }
-    let same_number = || records.iter().filter(|record| record.number == number);
-    let conflict = conflict(records, identity);
+    let same_number = || marked().filter(|record| record.number == number);
+    let conflict = conflict(records, identity).filter(|_| beginning.leased_from.is_none());
     // Its own first record on the new timeline ends a promotion. Not that of a sibling, which
     // may have come by logical replication from a timeline of its own.
     let promoted = family().any(|record| record.timeline < timeline)
@@ -183,7 +206,8 @@ pub fn start<'a>(
         // by the node that had the number.
         next_tick(layout, beginning.since)
     };
-    let floor = floor.unwrap_or(0).max(behind_others);
+    let leased = beginning.leased_from.map_or(0, |from| tick_from(layout, from));
+    let floor = floor.unwrap_or(0).max(behind_others).max(leased);
     Ok(Start { floor, conflict })
 }
 
@@ -247,6 +271,15 @@ pub fn end(
     next_tick(layout, wanted.min(farthest)).max(layout.first_slot(1))
 }
 
+/// The exclusive end of what may be issued by a lease that ends at a time.
+pub fn lease_end(layout: &Layout, until: i64) -> u64 {
+    match layout.tick_at(until) {
+        Ok(tick) => layout.first_slot(tick),
+        Err(TimeError::BeforeEpoch) => 0,
+        Err(TimeError::AfterEnd) => layout.last_slot(),
+    }
+}
+
 /// How many microseconds of the window are left, from where the ids are now.
 pub fn remaining(layout: &Layout, now: i64, cursor: u64, limit: u64) -> u64 {
     let end = time_of_slot(layout, limit);
@@ -271,9 +304,20 @@ pub fn time_of_slot(layout: &Layout, slot: u64) -> i64 {
     layout.time_of(layout.tick_of_slot(slot)).unwrap_or(i64::MAX)
 }
 
+/// When the tick after a slot's begins, in microseconds since the Unix epoch: at or after all times
+/// of ids below the slot, or of it.
+pub fn time_of_next_tick(layout: &Layout, slot: u64) -> i64 {
+    layout.time_of(layout.tick_of_slot(slot) + 1).unwrap_or(i64::MAX)
+}
+
 /// Where a node's ids are: at the clock or, where they run ahead of it, there.
 fn position(layout: &Layout, now: i64, cursor: u64) -> i64 {
     now.max(time_of_slot(layout, cursor))
+}
+
+/// The first slot of the first tick that begins at a time or after it.
+fn tick_from(layout: &Layout, time: i64) -> u64 {
+    next_tick(layout, time.saturating_sub(1))
 }
 
 /// The first slot of the tick after the one in which a moment lies; the first of all for a

@@ -4,7 +4,7 @@
 
 use snowflake_core::window::{
     Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start, end,
-    late_mark, patience, remaining, start, time_of_slot, until,
+    late_mark, lease_end, patience, remaining, start, time_of_next_tick, time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
 
@@ -37,6 +37,8 @@ fn record(name: &str, worker_id: u32, tick: u64, timeline: u32) -> Record {
         booted_at: 0,
         host: String::new(),
         data_directory: String::new(),
+        lease: None,
+        drained: false,
     }
 }
 
@@ -47,8 +49,17 @@ fn identity<'a>(node: &'a NodeName, layout: &'a Layout, timeline: u32) -> Identi
 
 /// That node on timeline 3, at `NOW`.
 fn begin<'a>(records: &'a [Record], running: bool) -> Result<Start<'a>, LayoutChanged<'a>> {
+    begin_leased(records, running, None)
+}
+
+/// The same with a lease.
+fn begin_leased(
+    records: &[Record],
+    running: bool,
+    leased_from: Option<i64>,
+) -> Result<Start<'_>, LayoutChanged<'_>> {
     let (layout, node) = (layout(), NodeName::parse("1-a"));
-    let beginning = Beginning { since: NOW, max_ahead: 0, guard: GUARD, running };
+    let beginning = Beginning { since: NOW, max_ahead: 0, guard: GUARD, running, leased_from };
     start(records, &identity(&node, &layout, 3), &beginning)
 }
 
@@ -72,6 +83,20 @@ fn names_are_written_and_read() {
     // Nobody's relation: no cluster has the empty identifier.
     assert_eq!(NodeName::parse("junk").cluster, "");
     assert_eq!(NodeName::parse("junk").to_string(), "junk");
+}
+
+#[test]
+fn a_record_without_a_mark_says_nothing() {
+    let drained = |name| {
+        let layout = "timestamp:41,worker:4,sequence:6".to_owned();
+        Record { reserved_until: 0, layout, number: Number::default(), ..record(name, 1, 0, 3) }
+    };
+    assert_eq!(begin(&[drained("1-a")], false), begin(&[], false));
+    assert_eq!(begin(&[drained("2-b")], false), begin(&[], false));
+    // Above all, it does not end a promotion.
+    let primary = record("1-primary", 1, 1, 2);
+    let records = [primary, drained("1-a")];
+    assert_eq!(begin(&records, false).unwrap().floor, first(GUARDED_TICK));
 }
 
 #[test]
@@ -220,7 +245,13 @@ fn another_layout_is_refused_in_the_family_and_read_as_time_elsewhere() {
 #[test]
 fn the_guard_covers_how_far_ids_run_ahead() {
     let (layout, node) = (layout(), NodeName::parse("1-a"));
-    let beginning = Beginning { since: NOW, max_ahead: 3 * SECOND, guard: GUARD, running: false };
+    let beginning = Beginning {
+        since: NOW,
+        max_ahead: 3 * SECOND,
+        guard: GUARD,
+        running: false,
+        leased_from: None,
+    };
     let records = [record("1-p", 1, 9, 3)];
     let identity = identity(&node, &layout, 4);
     assert_eq!(start(&records, &identity, &beginning).unwrap().floor, first(GUARDED_TICK + 3000));
@@ -282,6 +313,57 @@ fn a_mark_written_by_a_crashed_node_is_never_beyond_patience() {
             }
         }
     }
+}
+
+#[test]
+fn a_leased_number_begins_where_its_lease_does() {
+    let later = NOW + 9 * SECOND as i64;
+    let at = |time: i64| first((time as u64).div_ceil(MS));
+    for running in [false, true] {
+        assert_eq!(begin_leased(&[], running, Some(later)), Ok(plain(at(later))));
+        assert_eq!(begin_leased(&[], running, Some(later + 1)), Ok(plain(at(later) + 4096)));
+    }
+    // Where another node's record has the number, the registry knows better: no conflict, no guard.
+    let records = [record("2-b", 1, 5, 3), record("1-c", 1, 6, 3)];
+    assert_eq!(begin_leased(&records, false, Some(0)), Ok(plain(first(NEXT_TICK))));
+    // Its own mark and a promotion count as ever.
+    let own = [record("1-a", 9, 2 * NEXT_TICK, 3)];
+    assert_eq!(begin_leased(&own, false, Some(0)), Ok(plain(first(2 * NEXT_TICK) + 7)));
+    let promoted = [record("1-p", 9, 5, 2)];
+    assert_eq!(begin_leased(&promoted, false, Some(0)), Ok(plain(first(GUARDED_TICK))));
+}
+
+#[test]
+fn what_two_leases_allow_does_not_overlap() {
+    let record = Record { node: NodeName::parse("1-a"), ..record("1-a", 1, 0, 3) };
+    for text in ["timestamp:41,worker:10,sequence:12", "timestamp:31@7s,sequence:31"] {
+        let layout = Layout::parse(text, Some(3)).unwrap();
+        let times = (NOW..NOW + 20 * SECOND as i64).step_by(333_333);
+        // Within a tick, and where one begins.
+        let tick = |time| time_of_slot(&layout, layout.first_slot(layout.tick_at(time).unwrap()));
+        for until in times.flat_map(|time| [time, tick(time)]) {
+            let node = record.node.clone();
+            let identity = Identity { number: Number::default(), ..identity(&node, &layout, 3) };
+            let beginning = Beginning {
+                since: 0,
+                max_ahead: 0,
+                guard: 0,
+                running: true,
+                leased_from: Some(until),
+            };
+            let next = start(&[], &identity, &beginning).unwrap().floor;
+            let end = lease_end(&layout, until);
+            assert!(end <= next, "{text}: {until}");
+            // Nothing of the one is at or after the bound, and nothing of the other before it.
+            assert!(time_of_slot(&layout, end - 1) < until, "{text}: {until}");
+            assert!(time_of_slot(&layout, next) >= until, "{text}: {until}");
+            // What is given back at a slot ends behind it.
+            assert!(lease_end(&layout, time_of_next_tick(&layout, end)) > end);
+        }
+    }
+    let layout = Layout::parse("timestamp:41,worker:10,sequence:12", Some(NOW)).unwrap();
+    assert_eq!(lease_end(&layout, NOW - 1), 0);
+    assert_eq!(lease_end(&layout, i64::MAX), (1 << 53) - 1);
 }
 
 #[test]
