@@ -8,8 +8,9 @@ Used by the demo, the tests and the benchmarks; needs Python 3.9 and nothing els
 
 Everything lives in one temporary directory: a copy of the server's programs, the
 extension, data and sockets. The machine's own server is neither touched nor
-needed to be stopped, no network port is opened, and nothing needs root. Whoever
-is root gets servers that run as another user, because PostgreSQL insists on it.
+needed to be stopped, no network port is opened unless the settings say so, and
+nothing needs root. Whoever is root gets servers that run as another user, because
+PostgreSQL insists on it.
 """
 
 import atexit
@@ -98,15 +99,35 @@ class Installation:
             raise ServerError(f"{' '.join(process.args)} failed:\n{output}")
         return output
 
+    def spawn(self, command, directory, logfile, env=None):
+        """Start a server in a directory, as the user whose servers these are."""
+        # The environment is cleaned so that a test does not depend on who runs it, and
+        # a session of its own keeps the terminal's Ctrl-C for us, who then stop it.
+        with open(logfile, "ab") as log:
+            return subprocess.Popen(
+                [str(word) for word in command],
+                cwd=directory,
+                env=clean_environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self._user,
+            )
+
     def directory(self):
         """A new, empty directory that belongs to the servers' user alone."""
         self._directories += 1
         # Short, because a socket's path may not be longer than some 100 bytes.
         path = self.root / f"s{self._directories}"
         path.mkdir(mode=0o700)
+        self.hand_over(path)
+        return path
+
+    def hand_over(self, path):
+        """Make a file or a directory the servers' user's own."""
         if self._user:
             os.chown(path, self._user["user"], self._user["group"])
-        return path
 
     def close(self):
         """Stop what still runs and remove everything. May be called again."""
@@ -194,13 +215,13 @@ class Server:
     FakeClock) makes it live in another time. `data` says how the data directory
     comes about: "copy" of the one that the installation made, "initdb" anew, which
     gives the cluster a system identifier of its own, or "none", which leaves it to
-    the caller to make `server.data` (with pg_basebackup, say) before start().
+    the caller to make `server.data` (with pg_basebackup, say) before start(). The
+    `port` is nothing but the socket file's name, unless `settings` have it listen.
     """
 
-    PORT = 5432  # nothing but the socket file's name
-
-    def __init__(self, installation, settings=None, env=None, clock=None, data="copy"):
+    def __init__(self, installation, settings=None, env=None, clock=None, data="copy", port=5432):
         self.installation = installation
+        self.port = port
         self.clock = clock
         self._env = {**(clock.env if clock else {}), **(env or {})}
         self.directory = installation.directory()
@@ -208,7 +229,7 @@ class Server:
         self.logfile = self.directory / "log"
         self._config = self.directory / "server.conf"
         self._process = None
-        socket = f"{self.directory}/.s.PGSQL.{self.PORT}"
+        socket = f"{self.directory}/.s.PGSQL.{self.port}"
         if len(socket) >= 100:
             raise ServerError(f"{socket} is too long for a socket: set TMPDIR to a shorter path")
         if data == "copy":
@@ -219,7 +240,7 @@ class Server:
             "shared_preload_libraries": "snowflake_id",
             "listen_addresses": "",
             "unix_socket_directories": self.directory,
-            "port": self.PORT,
+            "port": self.port,
             # These servers outlive the crash of a process, but not of the machine.
             "fsync": "off",
             # Below the data directory, where it goes when all goes; in /dev/shm a
@@ -242,19 +263,8 @@ class Server:
 
     def start(self, wait=60):
         """Start, and wait until connections are accepted (wait=0: don't)."""
-        # The environment is cleaned so that a test does not depend on who runs it, and
-        # a session of its own keeps the terminal's Ctrl-C for us, who then stop it.
-        with open(self.logfile, "ab") as log:
-            self._process = subprocess.Popen(
-                [self.installation.bin("postgres"), "-D", self.data, "-c", f"config_file={self._config}"],
-                cwd=self.directory,
-                env=clean_environment(self._env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **self.installation._user,
-            )
+        command = [self.installation.bin("postgres"), "-D", self.data, "-c", f"config_file={self._config}"]
+        self._process = self.installation.spawn(command, self.directory, self.logfile, self._env)
         if wait:
             self.wait_ready(wait)
         return self
@@ -267,7 +277,7 @@ class Server:
         """Whether connections are accepted."""
         if not self.running():
             raise self._error("ended instead of accepting connections")
-        command = [self.installation.bin("pg_isready"), "-q", "-h", self.directory, "-p", str(self.PORT)]
+        command = [self.installation.bin("pg_isready"), "-q", "-h", self.directory, "-p", str(self.port)]
         return subprocess.run(command, env=clean_environment(), check=False).returncode == 0
 
     def running(self):
@@ -312,7 +322,7 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         # Shared memory is in use, and a new start refused, until the last has gone.
-        self._wait_until(lambda: all(_state(pid) in "ZX" for pid in processes), 60, "left processes behind")
+        self._wait_until(lambda: all(state_of(pid) in "ZX" for pid in processes), 60, "left processes behind")
         # What libfaketime tidies up itself after an end in peace.
         for name in glob.glob(f"/dev/shm/*faketime_*_{self._process.pid}"):
             with contextlib.suppress(FileNotFoundError):
@@ -322,7 +332,7 @@ class Server:
         """Stop the postmaster with SIGSTOP, so that it starts no further processes; children()."""
         self._process.send_signal(signal.SIGSTOP)
         # A fork that is under way still ends, and its child would be missed.
-        self._wait_until(lambda: _state(self.pid) in "TZ", 60, "did not stop")
+        self._wait_until(lambda: state_of(self.pid) in "TZ", 60, "did not stop")
         return self.children()
 
     def children(self):
@@ -353,11 +363,11 @@ class Server:
 
     def conninfo(self, dbname="postgres"):
         """What libpq and psycopg need to connect."""
-        return f"host={self.directory} port={self.PORT} user=postgres dbname={dbname}"
+        return f"host={self.directory} port={self.port} user=postgres dbname={dbname}"
 
     def environment(self):
         """The same for programs that read PGHOST and so on, with a clean rest."""
-        return clean_environment({"PGHOST": str(self.directory), "PGPORT": str(self.PORT), "PGUSER": "postgres"})
+        return clean_environment({"PGHOST": str(self.directory), "PGPORT": str(self.port), "PGUSER": "postgres"})
 
     def psql(self, sql, dbname="postgres", *options):
         """Run SQL; the result is psql's unaligned output without the last newline."""
@@ -472,7 +482,7 @@ def _write(path, text):
     os.replace(new, path)
 
 
-def _state(pid):
+def state_of(pid):
     """The letter that ps shows for a process: R, S, T ... A gone one is X, as a dying one."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,7 +1,10 @@
 """What the cluster tests share."""
 
+import contextlib
+
 import pytest
 from nodes import Copies, next_id
+from registries import KINDS, Certificates, Proxy
 
 
 @pytest.fixture
@@ -18,3 +21,37 @@ def made(clock_server, connect):
     connection.execute("CREATE EXTENSION snowflake_id")
     next_id(connection)
     return connection
+
+
+@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.SCHEME)
+def _registry(request, installation):
+    with request.param(installation) as registry:
+        yield registry
+
+
+@pytest.fixture
+def registry(_registry):
+    """A registry, of each kind in turn. Tests share it; names of their own keep them apart."""
+    yield _registry
+    _registry.resume()
+    _registry.start()
+
+
+@pytest.fixture
+def proxy(registry):
+    """The network before that registry."""
+    with Proxy(registry.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def start_registry(installation):
+    """A function that starts a registry of the test's own: start_registry(Etcd, password="secret")."""
+    with contextlib.ExitStack() as registries:
+        yield lambda kind, **options: registries.enter_context(kind(installation, **options))
+
+
+@pytest.fixture(scope="session")
+def certificates(installation):
+    """What a registry and its nodes need for TLS."""
+    return Certificates(installation)

@@ -1,8 +1,13 @@
-"""Nodes that are copied from each other, and what tests ask of them."""
+"""Nodes that are copied from each other or share a registry, and what tests ask of them."""
 
+import contextlib
+import os
 import re
+import signal
 from pathlib import Path
 
+import psycopg
+import pytest
 from clients import eventually
 from psycopg.rows import namedtuple_row
 from throwaway import FakeClock, Server
@@ -59,6 +64,27 @@ def status(connection):
     return row
 
 
+def refusal(connection, query="SELECT snowflake_nextval()"):
+    """What the error of a call says."""
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(query)
+    return caught.value.diag
+
+
+@contextlib.contextmanager
+def frozen(server):
+    """All the server's processes stand still, as when a virtual machine is paused."""
+    stopped = [server.pid, *sorted(server.suspend())]
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        # The clients' backends first; the keeper, which is older, can only follow.
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+
+
 def warnings(server):
     """What its keeper has warned of, but for what every test begins with: no extension yet."""
     lines = [line for line in server.log.splitlines() if "snowflake_id keeper" in line and "WARNING:  " in line]
@@ -69,6 +95,80 @@ def duplicates(*received):
     """How many ids were received more than once."""
     ids = [number for part in received for number in part]
     return len(ids) - len(set(ids))
+
+
+class Lessee:
+    """A server that leases its worker id, with a session in it."""
+
+    def __init__(self, server, connect):
+        self.server = server
+        self._connect = connect
+        self.connect()
+        self.sql("CREATE EXTENSION IF NOT EXISTS snowflake_id")
+
+    def connect(self):
+        """Connect anew, as after a restart."""
+        self.connection = self._connect(self.server)
+
+    def sql(self, query):
+        return self.connection.execute(query)
+
+    def status(self):
+        return status(self.connection)
+
+    def number(self):
+        """The worker id that it has; None while it has none."""
+        return self.status().worker_id
+
+    def restart(self, stop=None):
+        """End in some way, in peace if it is not said how, and start again."""
+        (stop or self.server.stop)()
+        self.server.start()
+        self.connect()
+
+    def configure(self, **settings):
+        """Change settings of the extension, None for those that are not to be set."""
+        self.server.configure({f"snowflake_id.{name}": value for name, value in settings.items()})
+        self.server.reload()
+
+    def renew(self, **settings):
+        """Change the terms of its lease, and wait until it has it by them."""
+        lease = "SELECT lease FROM snowflake_high_water_marks"
+        before = self.sql(lease).fetchall()
+        self.configure(**settings)
+        eventually(lambda: self.flows() and self.sql(lease).fetchall() != before, "the lease is on record")
+
+    def state(self, state, trouble=""):
+        """Wait until the status says this, and with the registry a trouble that matches; the status."""
+
+        def reached():
+            row = self.status()
+            return row.state == state and re.search(trouble, row.registry_trouble or "") and row
+
+        return eventually(reached, f"{state} {trouble}")
+
+    def flows(self):
+        """The first id, as soon as there is a lease."""
+
+        def once():
+            try:
+                return next_id(self.connection)
+            except psycopg.errors.LockNotAvailable:
+                return None
+
+        return eventually(once, "ids flow")
+
+    def refused(self, state):
+        """The error of a call in this state, which the status words likewise."""
+        diag = refusal(self.connection)
+        row = self.status()
+        assert row.state == state
+        assert row.reason.startswith(diag.message_primary[0].upper() + diag.message_primary[1:] + ".")
+        return diag
+
+    def claims(self):
+        """The worker ids that it has claimed, one after the other, as its log says."""
+        return [int(number) for number in re.findall(r"Worker id (\d+) has been claimed", self.server.log)]
 
 
 class Copies:

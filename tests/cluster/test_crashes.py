@@ -10,8 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from clients import TICK, Clients, eventually
-from nodes import next_id, processes, seconds, status
+from nodes import frozen, next_id, processes, seconds, status
 from psycopg.rows import dict_row
+from throwaway import state_of
 
 # `make chaos` runs the long form; SNOWFLAKE_SEED repeats a run's faults.
 CHAOS = os.environ.get("SNOWFLAKE_CHAOS") == "1"
@@ -36,8 +37,9 @@ def kill_one(server, title, chance):
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-        # It may have been on its way out already.
         eventually(lambda entry=Path(f"/proc/{pid}"): not entry.exists())
+        # The postmaster says how it ended, and sleeps. It may have been on its way out already.
+        eventually(lambda: state_of(server.pid) == "S")
         if f"(PID {pid}) was terminated by signal 9" in server.log:
             return
 
@@ -235,16 +237,9 @@ def test_everything_stops_for_longer_than_a_window(start_server):
     with Clients(server) as clients:
         for _ in range(2):
             clients.wait_for(100_000)
-            stopped = [server.pid, *sorted(server.suspend())]
-            try:
-                for pid in stopped:
-                    os.kill(pid, signal.SIGSTOP)
+            with frozen(server):
                 # The fault itself.
                 time.sleep(2.5)
-            finally:
-                # The clients' backends first; the keeper, which is older, can only follow.
-                for pid in reversed(stopped):
-                    os.kill(pid, signal.SIGCONT)
             clients.round += 1
         clients.wait_for(100_000)
     ids = clients.distinct()
