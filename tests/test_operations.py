@@ -1,0 +1,91 @@
+"""docs/OPERATIONS.md: its set-up with PostgreSQL is run, and what it names exists."""
+
+import re
+import socket
+import time
+
+import psycopg
+import pytest
+from throwaway import PROJECT, Server
+
+OPERATIONS = (PROJECT / "docs/OPERATIONS.md").read_text()
+REFERENCE = (PROJECT / "docs/REFERENCE.md").read_text()
+PAGES = [OPERATIONS, (PROJECT / "README.md").read_text()]
+
+
+def block(heading, kind, number=0):
+    """One of the blocks of a kind below a heading."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", OPERATIONS.split(f"\n{heading}\n")[1], re.MULTILINE | re.DOTALL)[number]
+
+
+@pytest.fixture
+def registry(installation):
+    """A PostgreSQL server without the library preloaded that listens at a port, with the access that the page gives."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    access = installation.directory() / "pg_hba.conf"
+    access.write_text("local all all trust\n" + block("### PostgreSQL", "text"))
+    installation.hand_over(access)
+    settings = {"shared_preload_libraries": None, "listen_addresses": "127.0.0.1", "hba_file": access}
+    server = Server(installation, settings, port=port).start()
+    yield server
+    server.remove()
+    assert server.crashes() == []
+
+
+def test_a_registry_and_a_node(installation, registry, start_server):
+    """As the page says, but for host, port and the place of the password's file."""
+    registry.psql(block("### PostgreSQL", "sql"))
+    password = installation.directory() / "password"
+    password.write_text(re.search("^echo (.*) >", block("## Setting up a node", "sh"), re.MULTILINE)[1] + "\n")
+    installation.hand_over(password)
+    password.chmod(0o600)
+    address = block("### PostgreSQL", "text", 1).strip()
+    assert f"snowflake_id.registry = '{address}'" in block("## Setting up a node", "ini")
+    address = address.replace("registry.example", f"127.0.0.1:{registry.port}")
+    address = address.replace("/etc/snowflake_id/password", str(password))
+
+    node = start_server(worker_id=None, registry=address, heartbeat="200ms")
+    node.psql(block("## Setting up a node", "sql"))
+    end = time.monotonic() + 60
+    while (state := node.psql("SELECT state FROM snowflake_status")) != "ready":
+        assert time.monotonic() < end, state
+        time.sleep(0.05)
+    worker_id, _, _ = node.psql(block("## At night", "sql").replace(r"\gx", ";")).split("|")[3:6]
+    leases = registry.psql(block("## Setting up a node", "sql", 3), "ids")
+    assert leases.split("|")[:2] == [worker_id, "held"]
+    assert registry.psql(block("## What to watch", "sql", 1), "ids") == "held|1"
+
+    # The nodes' role may do what nodes do, and nothing else.
+    conninfo = f"host=127.0.0.1 port={registry.port} user=snowflake_node password={password.read_text().strip()} dbname=ids"
+    with psycopg.connect(conninfo, autocommit=True) as role:
+        for statement in "TABLE snowflake_registry", "TABLE snowflake_leases", "CREATE TABLE t ()", "CREATE TEMP TABLE t ()":
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                role.execute(statement)
+    with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry"):
+        psycopg.connect(conninfo.replace("dbname=ids", "dbname=postgres"))
+
+
+def test_names(connection):
+    """Settings and functions, as there are; states, as the reference has them."""
+    settings = {name for (name,) in connection.execute("SELECT name FROM pg_settings WHERE name ^@ 'snowflake_id.'")}
+    functions = {name for (name,) in connection.execute("SELECT proname FROM pg_proc WHERE proname ^@ 'snowflake_'")}
+    for page in PAGES:
+        assert set(re.findall(r"\bsnowflake_id\.\w+", page)) <= settings
+        assert set(re.findall(r"\b(snowflake_\w+)\(", page)) <= functions
+    states = {word for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) ", REFERENCE, re.MULTILINE) for word in row.split(", ")}
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*)(?: …)? \|", OPERATIONS.split("\n## What to do\n")[1], re.MULTILINE)
+    assert rows
+    assert {word for row in rows for word in row.split(", ")} <= states
+
+
+def test_links():
+    """Every link to another section, of this page and of others, leads somewhere."""
+    for page in "README.md", "docs/OPERATIONS.md", "docs/REFERENCE.md", "docs/GUARANTEES.md":
+        text = (PROJECT / page).read_text()
+        for target, anchor in re.findall(r"\]\(([\w./]*\.md)?(?:#([\w-]+))?\)", text):
+            path = (PROJECT / page).parent / target if target else PROJECT / page
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors, f"{page}: {target}#{anchor}"
