@@ -13,6 +13,7 @@ import contextlib
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import textwrap
 import threading
@@ -21,8 +22,10 @@ from pathlib import Path
 
 import psycopg
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-from throwaway import Installation, Server, ServerError
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests/cluster")]
+from registries import Etcd, PostgresRegistry, ZooKeeper
+from throwaway import PROJECT, Installation, Server, ServerError
 
 CEILING = 4096  # ids per millisecond of the default layout
 LIFTED = "1h"  # no run gets as far ahead of the clock as this
@@ -80,6 +83,7 @@ def main():
         batches(connection, options)
         decoding(connection, options)
         keeper(installation, connection, options)
+        joining(installation, options)
 
 
 def preamble(installation, connection, options):
@@ -275,6 +279,29 @@ def keeper(installation, connection, options):
         milliseconds = [spread([each * 1000 for each in times[keeper]], ".1f") for keeper in servers]
         rows.append([name, *milliseconds, spread(ratio, ".3f"), "<= 1.05"])
     table(["statement", "ms, keeper at work", "ms, keeper stopped", "ratio", "required"], rows)
+
+
+def joining(installation, options):
+    """What a node waits for when it leases a worker id."""
+    section(
+        "6. Joining a registry",
+        "From the first connection to a number that is claimed, where none of 1,000 is taken and where all but one "
+        "are. A node that has not just had the number then waits for one and a half heartbeats (15 s by default). "
+        "The registry is on this machine.",
+    )
+    command = ["cargo", "build", "--quiet", "--release", "-p", "snowflake-registry", "--example", "join"]
+    subprocess.run(command, cwd=PROJECT, check=True)
+    with contextlib.ExitStack() as stack:
+        registries = [stack.enter_context(kind(installation)) for kind in (PostgresRegistry, Etcd, ZooKeeper)]
+        addresses = [registry.address("joining") for registry in registries]
+        program = [PROJECT / "target/release/examples/join", str(options.rounds), "1000", *addresses]
+        done = subprocess.run(program, capture_output=True, text=True, check=True)
+    rows = []
+    for line in done.stdout.splitlines():
+        kind, *times = line.split()
+        empty, full = (list(map(float, each.split(","))) for each in times)
+        rows.append([kind, spread(empty, ".1f"), spread(full, ".1f")])
+    table(["registry", "ms, empty", "ms, full"], rows)
 
 
 # ----------------------------------------------------------------- measuring
