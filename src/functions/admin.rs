@@ -1,4 +1,4 @@
-//! The keeper seen from SQL: status, the one thing that it can be told, and the trigger on its table.
+//! The keeper seen from SQL: status, what it can be told to do, and the triggers on its tables.
 
 use crate::error::{Error, OrRaise};
 use crate::report::{Report, State};

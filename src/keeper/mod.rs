@@ -185,6 +185,11 @@ impl Assigned {
     fn floor(&self) -> Option<i64> {
         self.held.as_ref().map(|held| held.floor)
     }
+
+    /// By what the registry knows its lease.
+    fn nonce(&self) -> Option<String> {
+        self.held.as_ref().map(|held| held.nonce.clone())
+    }
 }
 
 #[derive(Clone)]
@@ -348,7 +353,7 @@ impl Keeper {
         self.kept = newest.and_then(|record| record.lease.clone());
         self.remembers.set(own().any(|record| record.has_mark()));
         self.written.set(own().filter_map(|record| record.slot(self.layout)).max().unwrap_or(0));
-        self.recorded.replace(self.kept.as_ref().map(|kept| kept.nonce.clone()));
+        self.recorded.replace(self.kept_nonce());
         // The clock is compared with what this node trusted since the machine was started.
         let this_run =
             |record: &&Record| record.boot_id == self.boot_id && !self.boot_id.is_empty();
@@ -378,8 +383,7 @@ impl Keeper {
         let status = status.map_err(|why| Verdict::of(State::NoLease, 0, why))?;
         publish(&status, self.shared.report());
         let claimed = self.claimed(&status);
-        let open = self.open.as_ref().and_then(|open| open.assigned.held.as_ref());
-        let open = open.map(|held| held.nonce.clone());
+        let open = self.open.as_ref().and_then(|open| open.assigned.nonce());
         if let Some(Contested { nonce, by }) = status.contested
             && Some(nonce) == open
             && self.end_lease().is_some()
@@ -398,7 +402,7 @@ impl Keeper {
             };
             let number =
                 Number { datacenter_id: part(Field::Datacenter), worker_id: part(Field::Worker) };
-            self.kept = Some(KeptLease { nonce: held.nonce.clone(), until: held.until });
+            self.kept = Some(kept_of(&held));
             if let Some(leased) = self.leased.as_mut().filter(|leased| leased.number == held.number)
             {
                 leased.clone_from(&held);
@@ -516,15 +520,12 @@ impl Keeper {
             }
             return Ok(Pause::unless_asked(Duration::from_micros(wait).min(IDLE)));
         }
-        let nonce = assigned.held.as_ref().map(|held| held.nonce.clone());
-        if !wanted && nonce == *self.recorded.borrow() {
-            self.say(&State::Ready.into());
-            return Ok(Pause::up_to(IDLE));
-        }
         if !wanted {
-            // By its lease on record, the node has the same number at once after its next start.
-            self.write(&assigned, floor, reading)?;
-            self.leave(&assigned, self.written.get());
+            if assigned.nonce() != *self.recorded.borrow() {
+                // By its lease on record, the node has the same number at once after its next start.
+                self.write(&assigned, floor, reading)?;
+                self.leave(&assigned, self.written.get());
+            }
             self.say(&State::Ready.into());
             return Ok(Pause::up_to(IDLE));
         }
@@ -566,9 +567,8 @@ impl Keeper {
         let made = position.cursor != open.cursor;
         self.open = Some(open.clone());
         self.check_lease(&open.assigned, reading.now)?;
-        let kept = self.kept.as_ref().map(|kept| kept.nonce.clone());
-        let nonce = open.assigned.held.as_ref().map(|held| held.nonce.clone());
-        if nonce.is_some() && nonce == kept && nonce != *self.recorded.borrow() {
+        let nonce = open.assigned.nonce();
+        if nonce.is_some() && nonce == self.kept_nonce() && nonce != *self.recorded.borrow() {
             // By that the node has the same number at once after a crash.
             self.amend()?;
         }
@@ -650,7 +650,7 @@ impl Keeper {
         // While another number is being leased, what is kept may be of that one already.
         let lease = assigned.held.as_ref().map(|held| match &self.kept {
             Some(kept) if kept.nonce == held.nonce => kept.clone(),
-            _ => KeptLease { nonce: held.nonce.clone(), until: held.until },
+            _ => kept_of(held),
         });
         let nonce = lease.as_ref().map(|lease| lease.nonce.clone());
         let written = high_water::write(&Record {
@@ -681,9 +681,13 @@ impl Keeper {
     fn amend(&self) -> Result<bool, Failure> {
         let found = high_water::amend(&self.home()?.name, self.kept.as_ref(), self.drained)?;
         if found {
-            self.recorded.replace(self.kept.as_ref().map(|kept| kept.nonce.clone()));
+            self.recorded.replace(self.kept_nonce());
         }
         Ok(found)
+    }
+
+    fn kept_nonce(&self) -> Option<String> {
+        self.kept.as_ref().map(|kept| kept.nonce.clone())
     }
 
     /// Who and where this node is.
@@ -846,6 +850,11 @@ const fn gravity(state: State) -> PgLogLevel {
     }
 }
 
+/// What is kept of a lease while it is held.
+fn kept_of(held: &Held) -> KeptLease {
+    KeptLease { nonce: held.nonce.clone(), until: held.until }
+}
+
 fn names(records: &[Record]) -> Vec<NodeName> {
     records.iter().map(|record| record.node.clone()).collect()
 }
@@ -872,15 +881,13 @@ enum Source {
 /// Where the node's number comes from, by the settings; why there is none.
 fn source(layout: &Layout) -> Result<Source, State> {
     let (worker_id, registry) = (settings::worker_id(), settings::registry());
-    if worker_id.is_some() && registry.is_some() {
-        return Err(State::TwoSources);
+    match (worker_id, &registry) {
+        (Some(_), Some(_)) => return Err(State::TwoSources),
+        (None, None) => return Err(State::NoWorkerId),
+        _ => (),
     }
     let datacenter_id = settings::datacenter_id();
-    let has_datacenter = layout.bits(Field::Datacenter) > 0;
-    if worker_id.is_none() && registry.is_none() {
-        return Err(State::NoWorkerId);
-    }
-    if datacenter_id.is_none() && has_datacenter {
+    if datacenter_id.is_none() && layout.bits(Field::Datacenter) > 0 {
         return Err(State::NoDatacenterId);
     }
     // A number for a field that the layout does not have is 0, and is not part of the id.

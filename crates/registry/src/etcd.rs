@@ -5,7 +5,7 @@
 use crate::address::Parts;
 use crate::error::{Error, root_cause};
 use crate::holder::Terms;
-use crate::store::{Entry, PATIENCE, Store, within};
+use crate::store::{Entry, Store, share, within};
 use crate::tls::Files;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -103,8 +103,7 @@ impl EtcdStore {
         let url = format!("{scheme}://{host}:{port}/v3/{path}");
         let client = self.client()?;
         let place = self.place(endpoint);
-        // So that each endpoint gets its turn.
-        let share = PATIENCE.div_f64(self.address.parts.hosts.len() as f64);
+        let share = share(self.address.parts.hosts.len());
         let answer = within(&place, share, async {
             let mut request = client.post(url).json(body);
             if let Some(token) = token {

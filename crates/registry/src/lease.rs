@@ -110,10 +110,12 @@ pub async fn take(
         if let Some((entry, found)) = own(&entries, taker, nonce, now) {
             let kept = taker.kept.as_ref().filter(|kept| kept.nonce == found.nonce);
             let kept = kept.map_or(0, |kept| kept.until.min(found.until));
-            let state = match found.nonce == nonce {
-                true => found.state,
-                false if now < kept => State::Held,
-                false => State::Claimed,
+            let state = if found.nonce == nonce {
+                found.state
+            } else if now < kept {
+                State::Held
+            } else {
+                State::Claimed
             };
             // What this node has issued before the record's end, it knows.
             let next = record(state, if now < found.until { found.floor } else { now });

@@ -3,7 +3,7 @@
 use crate::address::{PASSWORD_FILE, Password, refuse_half_a_password};
 use crate::error::{Error, root_cause};
 use crate::holder::Terms;
-use crate::store::{Entry, PATIENCE, Store, within};
+use crate::store::{Entry, PATIENCE, Store, share, within};
 use crate::tls::Files;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt;
@@ -145,8 +145,7 @@ impl PostgresStore {
         let mut failed = None;
         for turn in 0..hosts {
             self.first = (self.first + usize::from(turn > 0)) % hosts;
-            let share = PATIENCE.div_f64(hosts as f64);
-            match within(self.place(), share, self.connect_here()).await {
+            match within(self.place(), share(hosts), self.connect_here()).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failed = failed.or(Some(error)),
             }

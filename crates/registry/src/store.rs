@@ -37,6 +37,11 @@ pub trait Store {
 /// How long a call may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long one of several hosts may take, so that each gets its turn within one call.
+pub(crate) fn share(hosts: usize) -> Duration {
+    PATIENCE.div_f64(hosts as f64)
+}
+
 /// A call that takes no longer than `patience`.
 pub(crate) async fn within<T>(
     place: &str,

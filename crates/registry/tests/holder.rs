@@ -145,19 +145,26 @@ fn a_registry_that_was_emptied_is_filled_again() {
     assert_eq!((again.state, again.nonce), (State::Held, held(&holder).nonce));
 }
 
+/// Another node writes that it has a lease's number from a time on.
+fn rival(memory: &Memory, lease: &Held, floor: i64) -> Record {
+    let other = Record {
+        node: "b".to_owned(),
+        nonce: "other".to_owned(),
+        floor,
+        until: lease.until + MINUTE,
+        updated_at: NOW + 1,
+        ..record(memory, lease.number).unwrap()
+    };
+    write(memory, lease.number, &other);
+    other
+}
+
 #[test]
 fn another_that_follows_leaves_what_is_left_of_the_lease() {
     let (memory, clock) = (Memory::default(), Clock::new());
     let holder = clock.holder(&memory, taker("a", 1));
     let first = held(&holder);
-    let other = Record {
-        node: "b".to_owned(),
-        nonce: "other".to_owned(),
-        floor: first.until,
-        until: first.until + MINUTE,
-        ..record(&memory, first.number).unwrap()
-    };
-    write(&memory, first.number, &other);
+    let other = rival(&memory, &first, first.until);
     let followed = wait(|| holder.status().held.filter(|held| held.followed));
     assert_eq!(followed, Held { followed: true, ..first.clone() });
     let second = wait(|| holder.status().held.filter(|held| held.number != first.number));
@@ -170,15 +177,7 @@ fn another_that_uses_the_same_time_ends_the_lease_at_once() {
     let (memory, clock) = (Memory::default(), Clock::new());
     let holder = clock.holder(&memory, taker("a", 1));
     let first = held(&holder);
-    let other = Record {
-        node: "b".to_owned(),
-        nonce: "other".to_owned(),
-        floor: first.until - 1,
-        until: first.until + MINUTE,
-        updated_at: NOW + 1,
-        ..record(&memory, first.number).unwrap()
-    };
-    write(&memory, first.number, &other);
+    let other = rival(&memory, &first, first.until - 1);
     let contested = wait(|| Some(holder.status()).filter(|status| status.contested.is_some()));
     let by = Contested { nonce: first.nonce, by: other };
     assert_eq!((contested.contested, contested.held), (Some(by.clone()), None));
