@@ -6,6 +6,8 @@
 //! * [`window`]: what a node reserves before it issues from it, and where it may begin.
 //! * [`clock`]: where the time comes from.
 //! * [`clock_watch`]: whether a jump of the wall clock is to be believed.
+//! * [`ring`]: a queue from one process to another.
+//! * [`audit`]: what is wrong with ids that exist.
 //! * [`text`]: base62 and base32 forms of an id.
 //!
 //! The words are those of `docs/ARCHITECTURE.md`: a *tick* is the id's time
@@ -14,10 +16,12 @@
 #![forbid(unsafe_code)]
 
 pub mod allocator;
+pub mod audit;
 pub mod clock;
 pub mod clock_watch;
 pub mod error;
 pub mod layout;
+pub mod ring;
 pub mod sync;
 pub mod text;
 pub mod window;

@@ -1,5 +1,5 @@
 //! The allocator under every interleaving that the memory model allows: claims
-//! of two backends against a change of lease by the keeper.
+//! of two backends against a change of lease by the keeper. And the ring of samples.
 //!
 //! Run by `make test`: `RUSTFLAGS="--cfg loom" cargo test -p snowflake-core --release --test loom`.
 #![cfg(loom)]
@@ -7,6 +7,7 @@
 
 use loom::sync::Arc;
 use loom::thread;
+use snowflake_core::ring::Ring;
 use snowflake_core::{Allocator, Claim, Clock, Layout, Lease};
 
 const OLD: Lease = Lease { node: 1, floor: 0, limit: 6 };
@@ -144,5 +145,23 @@ fn what_the_keeper_wrote_before_a_lease_is_seen_with_it() {
         shared.0.store(1, Ordering::Relaxed);
         shared.1.change_lease(&layout, OLD);
         backend.join().unwrap();
+    });
+}
+
+/// A writer against a reader: each entry that was taken comes out once, whole and in order.
+#[test]
+fn a_ring_loses_and_tears_nothing() {
+    loom::model(|| {
+        let ring = Arc::new(Ring::<2, 2>::default());
+        let writer = Arc::clone(&ring);
+        let writer = thread::spawn(move || -> Vec<[u64; 2]> {
+            (1..=3).map(|i| [i, 10 * i]).filter(|&entry| writer.push(entry).is_some()).collect()
+        });
+        let mut read: Vec<_> = (0..2).filter_map(|_| ring.pop()).collect();
+        let written = writer.join().unwrap();
+        read.extend(std::iter::from_fn(|| ring.pop()));
+        assert_eq!(read, written);
+        // Two always fit.
+        assert!(written.len() >= 2);
     });
 }
