@@ -11,6 +11,7 @@ Times are the client's, from the statement's dispatch to its result, which is on
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -84,6 +85,7 @@ def main():
         decoding(connection, options)
         keeper(installation, connection, options)
         joining(installation, options)
+        counting(installation, options)
 
 
 def preamble(installation, connection, options):
@@ -302,6 +304,80 @@ def joining(installation, options):
         empty, full = (list(map(float, each.split(","))) for each in times)
         rows.append([kind, spread(empty, ".1f"), spread(full, ".1f")])
     table(["registry", "ms, empty", "ms, full"], rows)
+
+
+def counting(installation, options):
+    """What statistics and samples cost a call."""
+    n = options.calls // 10
+    section(
+        "7. Counting and sampling",
+        f"SELECT count(snowflake_nextval()) FROM generate_series(1, {n}) on four servers, "
+        f"{20 * options.rounds} times each: with the extension as it is; with one that was compiled without its "
+        "counters, and with that again, which shows what the figures are worth; and with snowflake_id.sample_rate = 0.001. "
+        "The difference is that of the statements, round by round; its share is of a call without counters, above "
+        "the empty loop.",
+    )
+    plain, empty = f"SELECT count(snowflake_nextval()) FROM generate_series(1, {n})", "(empty loop)"
+    uncounted = Installation(installation.pg_config, without_counters(installation))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(uncounted)
+
+        def connect(installation, **settings):
+            server = stack.enter_context(Server(installation, {**SETTINGS, **settings}))
+            connection = stack.enter_context(psycopg.connect(server.conninfo(), autocommit=True))
+            connection.execute("CREATE EXTENSION snowflake_id")
+            return connection
+
+        base = "without counters"
+        connections = {
+            base: connect(uncounted),
+            f"{base}, again": connect(uncounted),
+            "as it is": connect(installation),
+            "sample_rate = 0.001": connect(installation, **{"snowflake_id.sample_rate": 0.001}),
+        }
+
+        def run(name):
+            if name == empty:
+                return seconds(connections[base], f"SELECT count(i) FROM generate_series(1, {n}) AS i") * 1e9 / n
+            settle(connections[name])
+            return seconds(connections[name], plain) * 1e9 / n
+
+        rounds = [dict(row) for row in interleaved([empty, *connections], run, 20 * options.rounds)]
+    call = statistics.median(row[base] - row[empty] for row in rounds)
+    rows = []
+    for name in connections:
+        difference = statistics.median(row[name] - row[base] for row in rounds)
+        required = "< 3 %" if name == "as it is" else ""
+        cost = [f"{difference:+.1f}", f"{100 * difference / call:+.1f} %"] if name != base else ["", ""]
+        rows.append([name, spread([row[name] - row[empty] for row in rounds], ".0f"), *cost, required])
+    table(["extension", "ns per call", "difference, ns", "share", "required"], rows)
+
+
+def without_counters(installation):
+    """Build the extension with counters that do not count; where it is."""
+    source, package = PROJECT / "target/uncounted", PROJECT / "target/package/uncounted"
+    for tree in source / "src", source / "crates", package:
+        shutil.rmtree(tree, ignore_errors=True)
+    source.mkdir(parents=True, exist_ok=True)
+    for name in "Cargo.toml", "Cargo.lock", "snowflake_id.control":
+        shutil.copy(PROJECT / name, source)
+    for name in "src", "crates":
+        shutil.copytree(PROJECT / name, source / name)
+    statistics_rs = source / "src/statistics.rs"
+    counts = "counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);"
+    text = statistics_rs.read_text()
+    assert text.count(counts) == 1, "src/statistics.rs counts in another way now"
+    statistics_rs.write_text(text.replace(counts, "let _ = (counter, by);"))
+    command = ["cargo", "pgrx", "package", "--pg-config", installation.pg_config, "--no-default-features"]
+    command += ["--features", f"pg{installation.major}", "--out-dir", package]
+    environment = {
+        **os.environ,
+        "PGRX_PG_CONFIG_PATH": installation.pg_config,
+        # Not the project's own: there, this library would stand in the place of the true one.
+        "CARGO_TARGET_DIR": str(PROJECT / "target/uncounted/target"),
+    }
+    subprocess.run(command, cwd=source, env=environment, check=True, capture_output=True)
+    return package
 
 
 # ----------------------------------------------------------------- measuring

@@ -4,6 +4,7 @@
 //! hint is what to do, as the statement to run where there is one.
 
 use crate::settings::MAX_BATCH_LIMIT;
+use crate::statistics::Counter;
 use crate::time::shown;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -99,6 +100,22 @@ impl Error {
             FieldError::Missing(field) => Self::FieldMissing { field, layout },
             FieldError::NoSuchField(field) => Self::FieldNotInLayout { field, layout },
             FieldError::NotOfLayout(id) => Self::NotOfLayout { id, layout },
+        }
+    }
+
+    /// As what a call that ends with it is counted.
+    pub(crate) const fn refusal(&self) -> Counter {
+        match self {
+            Self::ClockBehind { .. }
+            | Self::ClockBehindRecord { .. }
+            | Self::ClockJumped { .. }
+            | Self::ClockUncertain { .. } => Counter::RefusedClock,
+            Self::NoLease { .. } | Self::LeaseClaimed { .. } | Self::LeaseEnded { .. } => {
+                Counter::RefusedLease
+            }
+            Self::KeeperNotReady { .. } | Self::CannotReserve { .. } => Counter::RefusedWindow,
+            Self::TimeExhausted { .. } => Counter::RefusedTime,
+            _ => Counter::RefusedSetup,
         }
     }
 

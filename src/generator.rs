@@ -3,11 +3,13 @@
 
 use crate::error::Error;
 use crate::settings;
-use crate::shared::{self, BackendSlot, NO_ID, Shared, count};
+use crate::shared::{self, BackendSlot, NO_ID, Sampled, Shared};
+use crate::statistics::Counter;
 use crate::status;
 use crate::time::WallClock;
 use crate::wait::wait;
 use once_cell::sync::OnceCell;
+use pgrx::pg_sys;
 use snowflake_core::sync::Ordering;
 use snowflake_core::{Claim, Clock, Layout, Slots};
 use std::time::{Duration, Instant};
@@ -46,7 +48,12 @@ impl Generator {
 
     /// One id for a call that found none at once, with everything that it may take.
     pub(crate) fn next(&self) -> Result<i64, Error> {
-        let mut slots = self.claim(settings::backend_block())?;
+        self.slot.drop_block();
+        let block = settings::backend_block();
+        let mut slots = self.claim(block).inspect_err(|_| {
+            self.slot.counters.add(Counter::SingleFailed, 1);
+        })?;
+        self.slot.counters.add(Counter::Blocks, u64::from(block > 1));
         let id = slots.next_id(self.layout);
         self.slot.set_block(slots);
         // A claim never comes back empty.
@@ -89,18 +96,39 @@ impl Generator {
     #[inline]
     fn issued(&self, id: i64) -> i64 {
         self.set_last_id(id);
-        count(&self.slot.ids, 1);
-        count(&self.slot.calls, 1);
+        self.slot.counters.add(Counter::Single, 1);
+        if settings::sample().is_some_and(|sample| sample.takes(id)) {
+            self.sample(id);
+        }
         id
+    }
+
+    /// Notes an id that belongs to the sample.
+    #[cold]
+    fn sample(&self, id: i64) {
+        // SAFETY: numbers of this process that do not change while it runs a query.
+        #[allow(unsafe_code)]
+        let (pid, database, role) =
+            unsafe { (pg_sys::MyProcPid, pg_sys::MyDatabaseId, pg_sys::GetSessionUserId()) };
+        let (database, role) = (database.to_u32(), role.to_u32());
+        self.slot.sample(self.shared, &Sampled { id, at: WallClock.now(), pid, database, role });
     }
 
     /// Slots for up to `n` ids, for a caller that makes ids of all of them and says which
     /// one was the last. It counts as a part of a call.
     pub(crate) fn some(&self, n: u64) -> Result<Slots, Error> {
         // What is left of a block is older than what is claimed now.
-        self.slot.set_block(Slots::default());
+        self.slot.drop_block();
         let slots = self.claim(n)?;
-        count(&self.slot.ids, slots.len());
+        self.slot.counters.add(Counter::Batched, slots.len());
+        if let Some(sample) = settings::sample() {
+            let mut rest = slots;
+            while let Some(id) = rest.next_id(self.layout) {
+                if sample.takes(id) {
+                    self.sample(id);
+                }
+            }
+        }
         Ok(slots)
     }
 
@@ -111,8 +139,8 @@ impl Generator {
     }
 
     /// A batch was asked for.
-    pub(crate) fn count_call(&self) {
-        count(&self.slot.calls, 1);
+    pub(crate) fn count_batch(&self) {
+        self.slot.counters.add(Counter::Batches, 1);
     }
 
     /// The session's last id.
@@ -144,11 +172,15 @@ impl Generator {
             match claim {
                 Claim::Ready(slots) => break Ok(slots),
                 Claim::TickExhausted { wait: micros } => {
-                    count(&self.slot.ticks_exhausted, 1);
+                    self.slot.counters.add(Counter::TicksExhausted, 1);
                     wait(micros);
                 }
                 Claim::ClockBehind { by } => {
-                    let waited = behind_since.get_or_insert_with(Instant::now).elapsed();
+                    let waited = behind_since.get_or_insert_with(|| {
+                        self.slot.clock_backward(self.shared, by);
+                        Instant::now()
+                    });
+                    let waited = waited.elapsed();
                     let max_wait = settings::max_wait();
                     // A clock that steps back again and again is not waited for longer
                     // than one that did so once.
@@ -168,7 +200,7 @@ impl Generator {
             }
             claim = self.try_claim(n);
         };
-        count(&self.slot.wait_time, begin.elapsed().as_micros() as u64);
-        result
+        self.slot.counters.add_wait(begin.elapsed().as_micros() as u64);
+        result.inspect_err(|error| self.slot.counters.add(error.refusal(), 1))
     }
 }

@@ -4,8 +4,9 @@
 //! Written by the keeper alone, but for `requests` and what administrators want. Each item is read by
 //! itself; only the state and its facts belong together, and are published as one.
 
+use crate::published::Published;
 use snowflake_core::sync::{AtomicI64, AtomicU64, Ordering};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 
 /// Whether ids can be had, and why not. The numbers are stored in shared memory only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +134,8 @@ pub(crate) struct Report {
     pub(crate) writing_since: AtomicI64,
     /// The number that ids are made with, or will be when they are asked for; -1 for none.
     pub(crate) assigned: AtomicI64,
+    /// Ids made per second, of late; 0 before the keeper has started.
+    pub(crate) rate: AtomicI64,
     /// The end of the lease, microseconds since 1970; 0 where there is none.
     pub(crate) lease_until: AtomicI64,
     /// How far the clock stands ahead of where it is trusted to stand, in microseconds.
@@ -265,41 +268,4 @@ fn words_of(text: &str) -> [u64; 1 + TEXT_WORDS] {
 fn text_of(words: &[u64]) -> String {
     let bytes: Vec<u8> = words[1..].iter().flat_map(|word| word.to_ne_bytes()).collect();
     String::from_utf8_lossy(&bytes[..bytes.len().min(words[0] as usize)]).into_owned()
-}
-
-/// Words that one process publishes as one and any may read: a sequence lock. The version is
-/// odd while they are being written.
-#[derive(Debug)]
-#[repr(C)]
-struct Published<const N: usize> {
-    version: AtomicU64,
-    words: [AtomicU64; N],
-}
-
-impl<const N: usize> Published<N> {
-    fn write(&self, words: [u64; N]) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        for (place, word) in self.words.iter().zip(words) {
-            place.store(word, Ordering::Relaxed);
-        }
-        self.version.store(version + 2, Ordering::Release);
-    }
-
-    fn read(&self) -> [u64; N] {
-        let mut words = [0; N];
-        // A writer that was stopped inside is not waited for: what was read then may be half
-        // of one text and half of another, which is no danger to anything.
-        for _ in 0..1000 {
-            let before = self.version.load(Ordering::Acquire);
-            words = std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed));
-            fence(Ordering::Acquire);
-            if before.is_multiple_of(2) && before == self.version.load(Ordering::Relaxed) {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        words
-    }
 }

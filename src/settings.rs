@@ -8,11 +8,12 @@ use crate::error::Error;
 use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use snowflake_core::audit::Sample;
 use snowflake_core::{Field, Layout};
 use snowflake_registry::{Address, Terms};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 static LAYOUT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
@@ -33,6 +34,10 @@ static ON_COPY: GucSetting<OnCopy> = GucSetting::<OnCopy>::new(OnCopy::Warn);
 static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(5);
 static MAX_AHEAD: GucSetting<i32> = GucSetting::<i32>::new(0);
 static BACKEND_BLOCK: GucSetting<i32> = GucSetting::<i32>::new(1);
+static SAMPLE_RATE: GucSetting<f64> = GucSetting::<f64>::new(0.0);
+/// The same, as the hot path needs it.
+static SAMPLE: AtomicU64 = AtomicU64::new(0);
+static SAMPLE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 static MAX_BATCH: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 
 /// In milliseconds.
@@ -164,6 +169,29 @@ pub(crate) fn define() {
         MAX_BATCH_LIMIT,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_float_guc_with_hooks(
+        c"snowflake_id.sample_rate",
+        c"The share of ids that are noted in the table snowflake_samples; 0 for none.",
+        c"With each the session, its database and role. Samples that come faster than the keeper can write them down are dropped, and counted in pg_stat_snowflake.",
+        &SAMPLE_RATE,
+        0.0,
+        1.0,
+        GucContext::Sighup,
+        GucFlags::default(),
+        None,
+        Some(assign_sample_rate),
+        None,
+    );
+    GucRegistry::define_int_guc(
+        c"snowflake_id.sample_retention",
+        c"How long samples are kept; 0 for ever.",
+        c"The keeper deletes older ones while it writes new ones.",
+        &SAMPLE_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
     );
     // SAFETY: a string constant.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"snowflake_id".as_ptr()) };
@@ -409,6 +437,17 @@ pub(crate) fn backend_block() -> u64 {
     read(&BACKEND_BLOCK) as u64
 }
 
+/// The ids that are sampled; `None` for none.
+#[inline]
+pub(crate) fn sample() -> Option<Sample> {
+    Sample::from_word(SAMPLE.load(Ordering::Relaxed))
+}
+
+/// How long samples are kept, in microseconds; `None` for ever.
+pub(crate) fn sample_retention() -> Option<u64> {
+    Some(SAMPLE_RETENTION.get() as u64 * 60_000_000).filter(|&retention| retention > 0)
+}
+
 /// The most ids of one batch.
 pub(crate) fn max_batch() -> i32 {
     MAX_BATCH.get()
@@ -582,6 +621,11 @@ unsafe fn given<'a>(value: *mut *mut c_char) -> &'a str {
         }
         CStr::from_ptr(*value).to_str().unwrap_or("\u{fffd}")
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_sample_rate(rate: f64, _extra: *mut c_void) {
+    SAMPLE.store(Sample::of(rate).map_or(0, Sample::into_word), Ordering::Relaxed);
 }
 
 /// Shows the epoch in force, also where it is the layout's own.

@@ -10,18 +10,35 @@
 //! read-modify-write.
 #![allow(unsafe_code)]
 
+use crate::published::Published;
 use crate::report::Report;
+use crate::statistics::{Counter, Counters, Totals, WORDS, since};
+use crate::time::WallClock;
+use crate::wait::wait;
 use pgrx::prelude::*;
+use snowflake_core::ring::Ring;
 use snowflake_core::sync::{AtomicI64, AtomicU64, CacheLine, Ordering};
-use snowflake_core::{Allocator, Slots};
-use std::sync::atomic::AtomicPtr;
+use snowflake_core::{Allocator, Clock, Slots};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr};
 
 /// What all backends of the node share.
 #[repr(C, align(128))]
 pub(crate) struct Shared {
     pub(crate) allocator: Allocator,
     report: CacheLine<Report>,
+    statistics: CacheLine<Statistics>,
     backends: usize,
+}
+
+/// From where the statistics count.
+#[derive(Debug)]
+#[repr(C)]
+struct Statistics {
+    /// What had been counted at the last reset; the number of that reset, and when it was, in
+    /// microseconds since 1970.
+    base: Published<{ WORDS + 2 }>,
+    /// Held while that is written.
+    resetting: AtomicBool,
 }
 
 /// What one backend alone writes. On cache lines of its own.
@@ -31,15 +48,35 @@ pub(crate) struct BackendSlot {
     pub(crate) last_id: AtomicI64,
     /// What is left of the backend's block.
     block: [AtomicU64; 3],
-    /// Ids issued; counters outlive the session and are never reset here.
-    pub(crate) ids: AtomicU64,
-    /// Calls that issued them.
-    pub(crate) calls: AtomicU64,
-    /// Waits for the next tick.
-    pub(crate) ticks_exhausted: AtomicU64,
-    /// Microseconds waited, for whatever reason.
-    pub(crate) wait_time: AtomicU64,
+    pub(crate) counters: Counters,
+    /// How the counters stood when the session began.
+    session: [AtomicU64; WORDS],
+    /// The furthest that the clock was found behind, in microseconds, since the reset of that
+    /// number.
+    clock_backward_max: AtomicU64,
+    clock_backward_reset: AtomicU64,
+    /// The session's process; 0 when it has ended.
+    pid: AtomicI32,
+    /// Samples on their way to the keeper.
+    samples: Ring<4, SAMPLES>,
 }
+
+/// Samples that may be on their way from one backend. The keeper is woken when half of them are.
+const SAMPLES: usize = 64;
+
+/// An id that was sampled, and who had it made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sampled {
+    pub(crate) id: i64,
+    /// Microseconds since 1970.
+    pub(crate) at: i64,
+    pub(crate) pid: i32,
+    pub(crate) database: u32,
+    pub(crate) role: u32,
+}
+
+/// How long another one's reset is waited for before the next look; microseconds.
+const RESET: u64 = 100;
 
 /// In `last_id`: none yet. Ids are never negative.
 pub(crate) const NO_ID: i64 = -1;
@@ -59,6 +96,68 @@ impl Shared {
             // latch: it wakes once for nothing, as every process must expect.
             unsafe { pg_sys::SetLatch(latch) };
         }
+    }
+
+    /// What has been counted since the last reset, the furthest that the clock was found behind
+    /// since then, in microseconds, and when the reset was, in microseconds since 1970.
+    pub(crate) fn statistics(&self) -> (Totals, u64, i64) {
+        let (base, reset, at) = self.base();
+        let behind = |slot: &BackendSlot| {
+            let same = slot.clock_backward_reset.load(Ordering::Relaxed) == reset;
+            if same { slot.clock_backward_max.load(Ordering::Relaxed) } else { 0 }
+        };
+        let behind = self.slots().iter().map(behind).max().unwrap_or(0);
+        (since(&self.totals(), &base), behind, at)
+    }
+
+    /// Begins to count anew. Who reads meanwhile sees all of it or nothing.
+    pub(crate) fn reset_statistics(&self, now: i64) {
+        let statistics = &self.statistics.0;
+        // A process that ends inside ends the server.
+        while statistics.resetting.swap(true, Ordering::Acquire) {
+            wait(RESET);
+        }
+        let mut words = [0; WORDS + 2];
+        words[..WORDS].copy_from_slice(&self.totals());
+        words[WORDS] = self.base().1 + 1;
+        words[WORDS + 1] = now.cast_unsigned();
+        statistics.base.write(words);
+        statistics.resetting.store(false, Ordering::Release);
+    }
+
+    /// Of each session that has made ids: its process, and what it has counted.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (i32, Totals)> {
+        self.slots().iter().filter_map(BackendSlot::session)
+    }
+
+    /// Takes all samples that are on their way; for the keeper alone.
+    pub(crate) fn take_samples(&self) -> impl Iterator<Item = Sampled> {
+        self.slots().iter().flat_map(|slot| std::iter::from_fn(|| slot.samples.pop())).map(
+            |[id, at, pid, whose]| Sampled {
+                id: id.cast_signed(),
+                at: at.cast_signed(),
+                pid: pid as i32,
+                database: (whose >> 32) as u32,
+                role: whose as u32,
+            },
+        )
+    }
+
+    /// What had been counted at the last reset, its number, and when it was.
+    fn base(&self) -> (Totals, u64, i64) {
+        let [base @ .., reset, at] = self.statistics.0.base.read();
+        (base, reset, at.cast_signed())
+    }
+
+    /// What has been counted since the server's start.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = [0; WORDS];
+        for slot in self.slots() {
+            for (total, word) in totals.iter_mut().zip(slot.counters.read()) {
+                *total += word;
+            }
+        }
+        totals
     }
 
     fn slots(&self) -> &[BackendSlot] {
@@ -87,9 +186,55 @@ impl Shared {
 
 impl BackendSlot {
     /// The beginning of a session: what the last one left is not this one's.
-    pub(crate) fn begin_session(&self) {
+    pub(crate) fn begin_session(&'static self) {
         self.last_id.store(NO_ID, Ordering::Relaxed);
+        self.drop_block();
+        for (place, word) in self.session.iter().zip(self.counters.read()) {
+            place.store(word, Ordering::Relaxed);
+        }
+        // SAFETY: reads the number of this process. The function below is called in it, before
+        // it lets go of shared memory.
+        unsafe {
+            self.pid.store(pg_sys::MyProcPid, Ordering::Relaxed);
+            let slot = pg_sys::Datum::from(std::ptr::from_ref(self));
+            pg_sys::before_shmem_exit(Some(end_session), slot);
+        }
+    }
+
+    /// What this session has counted, and its process; `None` where there is none.
+    pub(crate) fn session(&self) -> Option<(i32, Totals)> {
+        let pid = self.pid.load(Ordering::Relaxed);
+        let begin = std::array::from_fn(|i| self.session[i].load(Ordering::Relaxed));
+        (pid != 0).then(|| (pid, since(&self.counters.read(), &begin)))
+    }
+
+    /// What is left of the backend's block is never issued.
+    pub(crate) fn drop_block(&self) {
+        self.counters.add(Counter::Dropped, self.block().len());
         self.set_block(Slots::default());
+    }
+
+    /// Sends a sample to the keeper, or drops it.
+    pub(crate) fn sample(&self, shared: &Shared, sampled: &Sampled) {
+        self.counters.add(Counter::Samples, 1);
+        let whose = u64::from(sampled.database) << 32 | u64::from(sampled.role);
+        let entry =
+            [sampled.id.cast_unsigned(), sampled.at.cast_unsigned(), sampled.pid as u64, whose];
+        match self.samples.push(entry) {
+            None => self.counters.add(Counter::SamplesDropped, 1),
+            Some(waiting) if waiting == SAMPLES / 2 => shared.wake_keeper(),
+            Some(_) => (),
+        }
+    }
+
+    /// The clock was found behind the node's ids.
+    pub(crate) fn clock_backward(&self, shared: &Shared, by: u64) {
+        self.counters.add(Counter::ClockBackward, 1);
+        let (_, reset, _) = shared.base();
+        let same = self.clock_backward_reset.load(Ordering::Relaxed) == reset;
+        let before = if same { self.clock_backward_max.load(Ordering::Relaxed) } else { 0 };
+        self.clock_backward_max.store(before.max(by), Ordering::Relaxed);
+        self.clock_backward_reset.store(reset, Ordering::Relaxed);
     }
 
     #[inline]
@@ -105,10 +250,11 @@ impl BackendSlot {
     }
 }
 
-/// Adds to a counter that only this process writes.
-#[inline]
-pub(crate) fn count(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+/// The end of a session.
+unsafe extern "C-unwind" fn end_session(_code: core::ffi::c_int, slot: pg_sys::Datum) {
+    // SAFETY: `begin_session` registered it with the address of a slot, which is mapped until
+    // the process ends.
+    unsafe { &*slot.cast_mut_ptr::<BackendSlot>() }.pid.store(0, Ordering::Relaxed);
 }
 
 /// Null until the postmaster has made the state; every process that it forks
@@ -175,6 +321,7 @@ unsafe extern "C-unwind" fn on_startup() {
         if !found {
             memory.cast::<u8>().write_bytes(0, size());
             (&raw mut (*memory).backends).write(backends());
+            (*memory).reset_statistics(WallClock.now());
         }
         SHARED.store(memory, Ordering::Release);
     }

@@ -149,11 +149,9 @@ pub(crate) fn now() -> (&'static str, Option<Error>) {
         return ("time_exhausted", Some(Error::TimeExhausted { layout: *layout }));
     }
     let state = report.verdict().state;
-    let quiet = uptime() - report.heartbeat.load(Ordering::Relaxed);
     match keeper(report) {
         keeper @ Keeper::Missing => return (word(state), Some(Error::KeeperNotReady { keeper })),
-        // It looks once a second at least.
-        keeper if quiet > KEEPER_TIMEOUT.as_micros() as i64 => {
+        keeper if !is_alert(report) => {
             return ("keeper_stuck", Some(Error::KeeperNotReady { keeper }));
         }
         _ => (),
@@ -162,6 +160,11 @@ pub(crate) fn now() -> (&'static str, Option<Error>) {
         Some(error) if state == State::Ready => ("clock_behind", Some(error)),
         _ => (word(state), None),
     }
+}
+
+/// Whether the keeper has looked lately; it does so once a second at least.
+pub(crate) fn is_alert(report: &Report) -> bool {
+    uptime() - report.heartbeat.load(Ordering::Relaxed) <= KEEPER_TIMEOUT.as_micros() as i64
 }
 
 /// The error of a call whose clock stands too far behind the node's ids.

@@ -53,7 +53,7 @@ fn snowflake_batch(n: Option<i32>) -> SetOfIterator<'static, i64> {
         return SetOfIterator::empty();
     }
     let generator = generator().or_raise();
-    generator.count_call();
+    generator.count_batch();
     SetOfIterator::new(Batch { generator, slots: Slots::default(), left })
 }
 
@@ -95,7 +95,7 @@ fn snowflake_batch_array(n: Option<i32>) -> PBox<'static, FlatArray<'static, i64
         let mut array = array.map_err(|_| Error::OutOfMemory { n }).or_raise();
         if n > 0 {
             let generator = generator().or_raise();
-            generator.count_call();
+            generator.count_batch();
             let mut rest = array.as_non_null_slice_mut().unwrap_or_default();
             while !rest.is_empty() {
                 let mut slots = generator.some(rest.len() as u64).or_raise();

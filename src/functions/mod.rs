@@ -6,4 +6,5 @@ mod decode;
 mod generate;
 mod layouts;
 mod search;
+mod statistics;
 mod text;

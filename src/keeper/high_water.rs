@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::signals;
+use crate::schema;
 use crate::time::{from_unix, to_unix};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::datum::TimestampWithTimeZone;
@@ -11,6 +12,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{self, SpiHeapTupleData};
 use snowflake_core::window::{KeptLease, NodeName, Number, Record};
 use std::ffi::CStr;
+use std::fmt::{Display, Formatter};
 use std::panic::AssertUnwindSafe;
 
 /// Why the table could not be read or written.
@@ -66,6 +68,24 @@ fn set(name: &CStr, value: &CStr) {
             value.as_ptr(),
             pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// For the present transaction alone.
+pub(super) fn set_here(name: &CStr, value: &CStr) {
+    // SAFETY: as above. The source is that of a session: a value of any source up to
+    // PGC_S_OVERRIDE would also become the one that PostgreSQL goes back to, and would stay.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
         );
     }
 }
@@ -219,18 +239,17 @@ pub(super) fn amend(
 
 /// The table's name in SQL.
 fn table() -> Result<String, Failure> {
-    // As the first row of a result that may have none.
-    let schema = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-             WHERE e.extname = 'snowflake_id'",
-            Some(1),
-            &[],
-        )?;
-        rows.map(|row| row.get::<String>(1)).next().transpose()
-    })?;
-    let schema = schema.flatten().ok_or(Failure::NoExtension)?;
+    let schema = schema::find()?.ok_or(Failure::NoExtension)?;
     Ok(format!("{schema}.snowflake_high_water_marks"))
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoExtension => f.write_str("the extension is missing"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
 }
 
 impl From<spi::Error> for Failure {
@@ -241,7 +260,7 @@ impl From<spi::Error> for Failure {
 
 /// Runs something in a transaction of its own. An error of PostgreSQL's ends the transaction,
 /// not the keeper.
-fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let interruptible = signals::Interruptible::begin();
     let work = AssertUnwindSafe(|| BackgroundWorker::transaction(AssertUnwindSafe(work)));
     let result = PgTryBuilder::new(work)

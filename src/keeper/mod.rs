@@ -11,12 +11,14 @@
 mod clock;
 mod high_water;
 mod lease;
+mod samples;
 mod signals;
 
 use crate::error::Error;
 use crate::report::{Report, State, Verdict};
 use crate::settings::{self, OnCopy};
 use crate::shared::{Shared, shared};
+use crate::statistics::{self, Counter};
 use crate::status;
 use crate::time::uptime;
 use clock::Reading;
@@ -41,6 +43,8 @@ const RESTART_TIME: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: u32 = 10;
 /// How often it looks while nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
+/// In microseconds.
+const SECOND: i64 = 1_000_000;
 /// How often it looks at most while there are no ids, however many ask; and how often while a
 /// lease is being taken.
 const REFUSING: Duration = Duration::from_millis(100);
@@ -134,6 +138,12 @@ struct Keeper {
     put_off: Option<State>,
     /// The node that has this node's number, as the log says.
     conflict: String,
+    /// What the registry had answered, and not, at the last look.
+    answers: (u64, u64),
+    /// How many ids there had been, and when, by the machine's uptime.
+    measured: Option<(u64, i64)>,
+    /// Whether the last samples could not be written.
+    samples_failed: bool,
     /// What the log says last.
     logged: Option<(State, String, Option<Number>)>,
 }
@@ -222,6 +232,9 @@ impl Keeper {
             failed: Cell::new(false),
             put_off: None,
             conflict: String::new(),
+            answers: (0, 0),
+            measured: None,
+            samples_failed: false,
             logged: None,
         }
     }
@@ -239,6 +252,7 @@ impl Keeper {
             let asked = report.asked();
             let reading = Reading::take();
             report_clock(report, &reading);
+            self.measure();
             let pause = self.look(&reading).unwrap_or_else(|verdict| {
                 // A look that was interrupted by the end found nothing worth saying.
                 if !signals::stop_requested() {
@@ -246,12 +260,64 @@ impl Keeper {
                 }
                 Pause::unless_asked(IDLE)
             });
+            self.write_samples(&reading);
             report.looked_at.store(reading.now, Ordering::Relaxed);
             report.heartbeat.store(uptime(), Ordering::Relaxed);
             report.answer(asked);
             signals::rest(pause.at_least, pause.at_most);
         }
         self.close();
+    }
+
+    /// Adds to what the keeper counts, in its own slot like any backend.
+    fn count(&self, counter: Counter, by: u64) {
+        if let Some(slot) = self.shared.my_slot() {
+            slot.counters.add(counter, by);
+        }
+    }
+
+    /// How many ids are being made, over the last second or so.
+    fn measure(&mut self) {
+        let (ids, now) = (statistics::ids(&self.shared.totals()), uptime());
+        let (before, then) = *self.measured.get_or_insert((ids, now));
+        let micros = now - then;
+        if micros >= SECOND {
+            let rate = (ids - before) as f64 * SECOND as f64 / micros as f64;
+            self.shared.report().rate.store(rate as i64, Ordering::Relaxed);
+            self.measured = Some((ids, now));
+        }
+    }
+
+    /// Writes down the samples that backends have sent. Those of a failure are lost, and counted.
+    fn write_samples(&mut self, reading: &Reading) {
+        let samples: Vec<_> = self.shared.take_samples().collect();
+        if samples.is_empty() {
+            return;
+        }
+        // A clock that is not believed deletes nothing.
+        let ready = self.shared.report().verdict().state == State::Ready;
+        let oldest = settings::sample_retention()
+            .filter(|_| ready)
+            .and_then(|retention| reading.now.checked_sub_unsigned(retention));
+        let bound = oldest.map(|oldest| self.layout.lower_bound(oldest));
+        let failed = samples::write(&samples, bound).err();
+        if let Some(failure) = &failed {
+            self.count(Counter::SamplesDropped, samples.len() as u64);
+            if !self.samples_failed {
+                warning!("snowflake_id: samples cannot be written: {failure}");
+            }
+        }
+        self.samples_failed = failed.is_some();
+    }
+
+    /// Counts what the registry has answered since the last look.
+    fn count_answers(&mut self, status: &Status) {
+        let (renewals, failures) = self.answers;
+        // A holder that is new begins at 0.
+        let since = |now: u64, then| now.checked_sub(then).unwrap_or(now);
+        self.count(Counter::LeaseRenewals, since(status.renewals, renewals));
+        self.count(Counter::LeaseFailures, since(status.failures, failures));
+        self.answers = (status.renewals, status.failures);
     }
 
     /// One look: opens or extends the window, and says when to look again; or why there are
@@ -381,6 +447,7 @@ impl Keeper {
         let (kept, remembers) = (self.kept.as_ref(), self.remembers.get());
         let status = self.lessee.follow(&asked, &home, self.layout, kept, remembers);
         let status = status.map_err(|why| Verdict::of(State::NoLease, 0, why))?;
+        self.count_answers(&status);
         publish(&status, self.shared.report());
         let claimed = self.claimed(&status);
         let open = self.open.as_ref().and_then(|open| open.assigned.nonce());
@@ -534,6 +601,8 @@ impl Keeper {
         let lease = Lease { node: assigned.node, floor, limit };
         let end = self.shared.allocator.change_lease(self.layout, lease);
         self.leave(&assigned, end);
+        let other = |open: &Open| open.assigned.number != number;
+        self.count(Counter::WorkerIdChanges, u64::from(self.open.as_ref().is_some_and(other)));
         self.open = Some(Open { assigned, since: reading.now, cursor });
         self.opening = None;
         self.known = names(&records);
@@ -619,9 +688,12 @@ impl Keeper {
             return Ok(limit);
         }
         self.failed.set(true);
+        let begun = uptime();
         // Until the number has changed, ids of the old one are made up to its limit.
         self.write(assigned, limit.max(open), reading)?;
         self.failed.set(false);
+        self.count(Counter::Windows, 1);
+        self.count(Counter::WindowTime, u64::try_from(uptime() - begun).unwrap_or(0));
         Ok(limit)
     }
 
@@ -713,7 +785,10 @@ impl Keeper {
             watch.accept(reading.booted_at);
         }
         let jump = watch.look(reading.booted_at, settings::max_clock_jump());
-        report.clock_jump.store(jump.err().unwrap_or(0) as i64, Ordering::Relaxed);
+        let jumped = jump.err().unwrap_or(0) as i64;
+        if report.clock_jump.swap(jumped, Ordering::Relaxed) == 0 && jumped != 0 {
+            self.count(Counter::ClockForward, 1);
+        }
         jump.map_err(|by| Verdict::of(State::ClockJumped, by, ""))?;
         let error = reading.error.max(0) as u64;
         if settings::max_clock_error().is_some_and(|max| error > max) {

@@ -1,0 +1,187 @@
+-- What is counted. The functions return the counters as they lie in shared memory, in the order of
+-- src/statistics.rs; the views name them. They neither wait for anything nor ask the keeper.
+
+CREATE FUNCTION snowflake_counters()
+RETURNS TABLE (
+    counters bigint[],
+    waits bigint[],
+    wait_p50 double precision,
+    wait_p99 double precision,
+    wait_p999 double precision,
+    clock_backward_max double precision,
+    ids_per_second double precision,
+    ceiling double precision,
+    layout_ends_at timestamptz,
+    stats_reset timestamptz
+) VOLATILE ROWS 1 PARALLEL SAFE
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_counters_wrapper';
+
+COMMENT ON FUNCTION snowflake_counters() IS
+'what the view pg_stat_snowflake shows';
+REVOKE ALL ON FUNCTION snowflake_counters() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION snowflake_counters() TO pg_monitor;
+
+CREATE VIEW pg_stat_snowflake AS
+SELECT
+    c.counters[1] + c.counters[2] AS ids,
+    c.counters[1] + c.counters[3] + c.counters[4] AS calls,
+    c.counters[3] AS batches,
+    c.counters[5] AS blocks,
+    c.counters[6] AS dropped,
+    c.counters[7] AS ticks_exhausted,
+    (SELECT sum(w)::bigint FROM unnest(c.waits) AS w) AS waits,
+    c.counters[9] / 1000.0::double precision AS wait_time,
+    c.wait_p50,
+    c.wait_p99,
+    c.wait_p999,
+    c.waits AS wait_histogram,
+    c.counters[8] AS clock_backward,
+    c.clock_backward_max,
+    c.counters[19] AS clock_forward,
+    c.counters[10] AS refused_clock,
+    c.counters[11] AS refused_window,
+    c.counters[12] AS refused_lease,
+    c.counters[13] AS refused_setup,
+    c.counters[14] AS refused_time,
+    c.counters[15] AS windows,
+    c.counters[16] / 1000.0::double precision AS window_time,
+    c.counters[17] AS lease_renewals,
+    c.counters[18] AS lease_failures,
+    c.counters[20] AS worker_id_changes,
+    c.counters[21] AS samples,
+    c.counters[22] AS samples_dropped,
+    c.ids_per_second,
+    c.ceiling,
+    c.ids_per_second / c.ceiling AS ceiling_used,
+    greatest(s.issued_until - s.clock, interval '0') AS ahead,
+    greatest(s.reserved_until - greatest(s.clock, s.issued_until), interval '0') AS window_left,
+    -- greatest() would make 0 of null.
+    CASE WHEN s.leased_until IS NOT NULL THEN greatest(s.leased_until - s.clock, interval '0') END AS lease_left,
+    s.clock_error,
+    extract(epoch FROM c.layout_ends_at - s.clock)::double precision / 31557600 AS years_left,
+    c.stats_reset
+FROM snowflake_counters() AS c, snowflake_status AS s;
+
+GRANT SELECT ON pg_stat_snowflake TO pg_monitor;
+
+COMMENT ON VIEW pg_stat_snowflake IS
+'what this node has counted since the last reset, and how it stands: one row';
+COMMENT ON COLUMN pg_stat_snowflake.ids IS 'ids made';
+COMMENT ON COLUMN pg_stat_snowflake.calls IS 'calls that were to make ids';
+COMMENT ON COLUMN pg_stat_snowflake.batches IS 'of these, calls for batches';
+COMMENT ON COLUMN pg_stat_snowflake.blocks IS 'blocks that sessions have claimed, see snowflake_id.backend_block';
+COMMENT ON COLUMN pg_stat_snowflake.dropped IS 'ids of blocks that were never made';
+COMMENT ON COLUMN pg_stat_snowflake.ticks_exhausted IS 'waits for the next tick, because all ids of one were made';
+COMMENT ON COLUMN pg_stat_snowflake.waits IS 'claims that found no id at once, for whatever reason; a batch can claim once in each tick';
+COMMENT ON COLUMN pg_stat_snowflake.wait_time IS 'how long these took together: milliseconds';
+COMMENT ON COLUMN pg_stat_snowflake.wait_p50 IS 'half of them took no longer than this: milliseconds, rounded up to a power of two microseconds';
+COMMENT ON COLUMN pg_stat_snowflake.wait_p99 IS '99 % of them likewise';
+COMMENT ON COLUMN pg_stat_snowflake.wait_p999 IS '99.9 % of them likewise';
+COMMENT ON COLUMN pg_stat_snowflake.wait_histogram IS 'how many took 2^(k-1) up to 2^k microseconds, in element k';
+COMMENT ON COLUMN pg_stat_snowflake.clock_backward IS 'claims that found the clock behind the node''s ids';
+COMMENT ON COLUMN pg_stat_snowflake.clock_backward_max IS 'by how much at most: milliseconds';
+COMMENT ON COLUMN pg_stat_snowflake.clock_forward IS 'jumps of the clock that were not believed';
+COMMENT ON COLUMN pg_stat_snowflake.refused_clock IS 'calls that ended with an error because of the clock';
+COMMENT ON COLUMN pg_stat_snowflake.refused_window IS 'because no window could be reserved';
+COMMENT ON COLUMN pg_stat_snowflake.refused_lease IS 'because there was no lease of a worker id';
+COMMENT ON COLUMN pg_stat_snowflake.refused_setup IS 'because of the configuration, or because the node was drained';
+COMMENT ON COLUMN pg_stat_snowflake.refused_time IS 'because the layout has no more time';
+COMMENT ON COLUMN pg_stat_snowflake.windows IS 'windows that were reserved';
+COMMENT ON COLUMN pg_stat_snowflake.window_time IS 'how long writing their records took together: milliseconds';
+COMMENT ON COLUMN pg_stat_snowflake.lease_renewals IS 'heartbeats that the registry has answered';
+COMMENT ON COLUMN pg_stat_snowflake.lease_failures IS 'calls to the registry that failed';
+COMMENT ON COLUMN pg_stat_snowflake.worker_id_changes IS 'changes of the worker id while the server ran';
+COMMENT ON COLUMN pg_stat_snowflake.samples IS 'ids sampled for snowflake_samples, see snowflake_id.sample_rate';
+COMMENT ON COLUMN pg_stat_snowflake.samples_dropped IS 'of these, how many were not written down';
+COMMENT ON COLUMN pg_stat_snowflake.ids_per_second IS 'ids made per second, over the last second or so; null if the keeper does not measure it';
+COMMENT ON COLUMN pg_stat_snowflake.ceiling IS 'ids per second that the layout can hold';
+COMMENT ON COLUMN pg_stat_snowflake.ceiling_used IS 'the share of that which is made: 0 to 1, more if ids run ahead of the clock';
+COMMENT ON COLUMN pg_stat_snowflake.ahead IS 'how far ids run ahead of the clock';
+COMMENT ON COLUMN pg_stat_snowflake.window_left IS 'how long the window still lasts from where ids are now; it is renewed while ids are made';
+COMMENT ON COLUMN pg_stat_snowflake.lease_left IS 'how long the lease of the worker id still lasts; null where it is set by hand';
+COMMENT ON COLUMN pg_stat_snowflake.clock_error IS 'how wrong the clock can be, as the kernel estimates';
+COMMENT ON COLUMN pg_stat_snowflake.years_left IS 'until the last tick of the layout';
+COMMENT ON COLUMN pg_stat_snowflake.stats_reset IS 'since when is counted';
+
+CREATE FUNCTION snowflake_session_counters()
+RETURNS TABLE (pid integer, counters bigint[], waits bigint[])
+VOLATILE ROWS 100 PARALLEL SAFE
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_session_counters_wrapper';
+
+COMMENT ON FUNCTION snowflake_session_counters() IS
+'what the view pg_stat_snowflake_backends shows';
+REVOKE ALL ON FUNCTION snowflake_session_counters() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION snowflake_session_counters() TO pg_monitor;
+
+CREATE VIEW pg_stat_snowflake_backends AS
+SELECT
+    c.pid,
+    a.datname,
+    a.usename,
+    a.application_name,
+    a.backend_start,
+    c.counters[1] + c.counters[2] AS ids,
+    c.counters[1] + c.counters[3] + c.counters[4] AS calls,
+    c.counters[3] AS batches,
+    c.counters[5] AS blocks,
+    c.counters[6] AS dropped,
+    c.counters[7] AS ticks_exhausted,
+    (SELECT sum(w)::bigint FROM unnest(c.waits) AS w) AS waits,
+    c.counters[9] / 1000.0::double precision AS wait_time,
+    c.counters[8] AS clock_backward,
+    c.counters[10] + c.counters[11] + c.counters[12] + c.counters[13] + c.counters[14] AS refused
+FROM snowflake_session_counters() AS c JOIN pg_stat_activity AS a USING (pid);
+
+COMMENT ON VIEW pg_stat_snowflake_backends IS
+'what each session that has made ids has counted since it began; a reset changes nothing of it';
+COMMENT ON COLUMN pg_stat_snowflake_backends.pid IS 'the session''s process';
+COMMENT ON COLUMN pg_stat_snowflake_backends.datname IS 'its database';
+COMMENT ON COLUMN pg_stat_snowflake_backends.usename IS 'its role';
+COMMENT ON COLUMN pg_stat_snowflake_backends.application_name IS 'its application';
+COMMENT ON COLUMN pg_stat_snowflake_backends.backend_start IS 'when it connected';
+COMMENT ON COLUMN pg_stat_snowflake_backends.ids IS 'ids made';
+COMMENT ON COLUMN pg_stat_snowflake_backends.calls IS 'calls that were to make ids';
+COMMENT ON COLUMN pg_stat_snowflake_backends.batches IS 'of these, calls for batches';
+COMMENT ON COLUMN pg_stat_snowflake_backends.blocks IS 'blocks that it has claimed';
+COMMENT ON COLUMN pg_stat_snowflake_backends.dropped IS 'ids of blocks that were never made';
+COMMENT ON COLUMN pg_stat_snowflake_backends.ticks_exhausted IS 'waits for the next tick';
+COMMENT ON COLUMN pg_stat_snowflake_backends.waits IS 'claims that found no id at once';
+COMMENT ON COLUMN pg_stat_snowflake_backends.wait_time IS 'how long these took together: milliseconds';
+COMMENT ON COLUMN pg_stat_snowflake_backends.clock_backward IS 'claims that found the clock behind the node''s ids';
+COMMENT ON COLUMN pg_stat_snowflake_backends.refused IS 'calls that ended with an error';
+
+GRANT SELECT ON pg_stat_snowflake_backends TO pg_monitor;
+
+CREATE FUNCTION pg_stat_snowflake_reset() RETURNS void
+VOLATILE STRICT PARALLEL RESTRICTED
+LANGUAGE c AS 'MODULE_PATHNAME', 'pg_stat_snowflake_reset_wrapper';
+
+COMMENT ON FUNCTION pg_stat_snowflake_reset() IS
+'has pg_stat_snowflake count anew';
+REVOKE ALL ON FUNCTION pg_stat_snowflake_reset() FROM PUBLIC;
+
+-- The audit trail, in the keeper's database. By id, because the time of an id says how old it is.
+CREATE TABLE snowflake_samples (
+    id bigint NOT NULL,
+    sampled_at timestamptz NOT NULL,
+    pid integer NOT NULL,
+    datname name,
+    usename name
+);
+CREATE INDEX ON snowflake_samples (id);
+-- Where all tables are published: to be deleted from, a table needs a replica identity; and no
+-- node has another one's samples.
+ALTER TABLE snowflake_samples REPLICA IDENTITY FULL;
+CREATE TRIGGER skip_replicated BEFORE INSERT OR UPDATE OR DELETE ON snowflake_samples
+FOR EACH ROW EXECUTE FUNCTION snowflake_skip_replicated();
+ALTER TABLE snowflake_samples ENABLE REPLICA TRIGGER skip_replicated;
+REVOKE ALL ON snowflake_samples FROM PUBLIC;
+GRANT SELECT ON snowflake_samples TO pg_monitor;
+
+COMMENT ON TABLE snowflake_samples IS
+'ids of this node, of which snowflake_id.sample_rate says how many; written by the keeper alone, in its database';
+COMMENT ON COLUMN snowflake_samples.id IS 'the id';
+COMMENT ON COLUMN snowflake_samples.sampled_at IS 'when it was made, by the node''s clock';
+COMMENT ON COLUMN snowflake_samples.pid IS 'the process of the session that had it made';
+COMMENT ON COLUMN snowflake_samples.datname IS 'the session''s database';
+COMMENT ON COLUMN snowflake_samples.usename IS 'the session''s role';

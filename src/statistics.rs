@@ -1,0 +1,124 @@
+//! What backends and keeper count. Each process counts in its own slot of shared memory, with
+//! plain stores; whoever reads adds the slots up, and takes off what there was at the last reset.
+//!
+//! A counter of a slot never goes back, and outlives the session that counted, so that the sum is
+//! exact whoever has come and gone. Where the server was restarted, or a process crashed,
+//! all begin at 0 (PostgreSQL then makes all shared memory anew).
+
+use snowflake_core::sync::{AtomicU64, Ordering};
+
+/// What is counted. The one of the fast path comes first: it shares a cache line with what that
+/// touches anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counter {
+    /// Calls for one id that issued it: the only counter of the fast path.
+    Single,
+    /// Ids issued for batches,
+    Batched,
+    /// and the calls for these, whether they issued any or not.
+    Batches,
+    /// Calls for one id that ended with an error.
+    SingleFailed,
+    /// Blocks claimed (`snowflake_id.backend_block`),
+    Blocks,
+    /// and ids of them that were never issued.
+    Dropped,
+    /// Waits for the next tick.
+    TicksExhausted,
+    /// Calls that found the clock behind the node's ids.
+    ClockBackward,
+    /// Microseconds waited, for whatever reason.
+    WaitTime,
+    /// Calls that ended with an error: because of the clock,
+    RefusedClock,
+    /// because there is no window, or no keeper that would reserve one,
+    RefusedWindow,
+    /// because there is no lease,
+    RefusedLease,
+    /// because of the node's configuration, or because it is drained,
+    RefusedSetup,
+    /// because the layout has no more time.
+    RefusedTime,
+    /// Windows that the keeper has reserved,
+    Windows,
+    /// and the microseconds that writing their records took.
+    WindowTime,
+    /// Heartbeats that the registry has answered,
+    LeaseRenewals,
+    /// and calls to it that failed.
+    LeaseFailures,
+    /// Jumps of the clock that were not believed.
+    ClockForward,
+    /// Changes of the worker id.
+    WorkerIdChanges,
+    /// Ids sampled (`snowflake_id.sample_rate`),
+    Samples,
+    /// and samples that were lost before the keeper could write them down.
+    SamplesDropped,
+}
+
+/// How many counters there are, the histogram of waits aside.
+pub(crate) const COUNTERS: usize = Counter::SamplesDropped as usize + 1;
+/// Classes of waits: the one of number k is for 2^k up to 2^(k+1) microseconds. The last one is
+/// for all that is longer, above half an hour.
+pub(crate) const CLASSES: usize = 32;
+/// All words.
+pub(crate) const WORDS: usize = COUNTERS + CLASSES;
+
+/// The counters of one slot, or sums of them.
+pub(crate) type Totals = [u64; WORDS];
+
+/// What one process alone counts.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Counters([AtomicU64; WORDS]);
+
+impl Counters {
+    /// Adds to a counter.
+    #[inline]
+    pub(crate) fn add(&self, counter: Counter, by: u64) {
+        self.add_at(counter as usize, by);
+    }
+
+    /// Counts a wait.
+    pub(crate) fn add_wait(&self, micros: u64) {
+        self.add(Counter::WaitTime, micros);
+        let class = micros.max(1).ilog2() as usize;
+        self.add_at(COUNTERS + class.min(CLASSES - 1), 1);
+    }
+
+    /// How they stand.
+    pub(crate) fn read(&self) -> Totals {
+        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn add_at(&self, place: usize, by: u64) {
+        // Nobody else writes it.
+        let counter = &self.0[place];
+        counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+    }
+}
+
+/// How many ids were issued.
+pub(crate) const fn ids(totals: &Totals) -> u64 {
+    totals[Counter::Single as usize] + totals[Counter::Batched as usize]
+}
+
+/// What has been counted since.
+pub(crate) fn since(now: &Totals, then: &Totals) -> Totals {
+    std::array::from_fn(|i| now[i].wrapping_sub(then[i]))
+}
+
+/// The classes of waits, of which a wait of the given share of all is no longer than the result:
+/// the upper end of its class, in microseconds. `None` where nobody has waited.
+pub(crate) fn quantile(classes: &[u64], share: f64) -> Option<f64> {
+    let all: u64 = classes.iter().sum();
+    let rank = (share * all as f64).ceil().max(1.0) as u64;
+    let mut seen = 0;
+    let class = classes.iter().position(|&number| {
+        seen += number;
+        seen >= rank
+    });
+    class.filter(|_| all > 0).map(|class| 2f64.powi(class as i32 + 1))
+}
