@@ -62,6 +62,11 @@ pub(crate) enum Error {
     TimeOutOfRange { time: TimestampWithTimeZone, layout: Layout },
     NotATimestamp,
     NotAnId { id: i64 },
+    AuditNull,
+    NoColumn { column: String, relation: String },
+    NotAscii,
+    ColumnType { column: String, relation: String, types: &'static str },
+    BadSample { share: f64 },
     BadText { form: TextForm, text: String, why: TextError },
 }
 
@@ -147,7 +152,9 @@ impl Error {
             | Self::ClockJumped { .. }
             | Self::ClockUncertain { .. } => Code::ERRCODE_SYSTEM_ERROR,
             Self::TimeExhausted { .. } => Code::ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
-            Self::BatchNull | Self::FieldMissing { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::BatchNull | Self::FieldMissing { .. } | Self::AuditNull => {
+                Code::ERRCODE_NULL_VALUE_NOT_ALLOWED
+            }
             Self::BadSetting { .. }
             | Self::BadLayout { .. }
             | Self::BadEpoch { .. }
@@ -158,6 +165,7 @@ impl Error {
             | Self::BatchTooLarge { .. }
             | Self::FieldNotInLayout { .. }
             | Self::NotAnId { .. }
+            | Self::BadSample { .. }
             | Self::BadText { why: TextError::TooLarge, .. } => {
                 Code::ERRCODE_INVALID_PARAMETER_VALUE
             }
@@ -165,6 +173,9 @@ impl Error {
             | Self::NotOfLayout { .. }
             | Self::TimeOutOfRange { .. }
             | Self::NotATimestamp => Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            Self::NoColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
+            Self::NotAscii => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::ColumnType { .. } => Code::ERRCODE_DATATYPE_MISMATCH,
             Self::BadText { .. } => Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
         }
     }
@@ -254,6 +265,15 @@ impl Error {
             }
             Self::NotATimestamp => "the id's time is outside of the range of timestamps".to_owned(),
             Self::NotAnId { id } => format!("{id} is not a snowflake id"),
+            Self::AuditNull => "relation and column_name must not be null".to_owned(),
+            Self::NoColumn { column, relation } => {
+                format!("column \"{column}\" of relation {relation} does not exist")
+            }
+            Self::NotAscii => "cannot audit what has such a name".to_owned(),
+            Self::ColumnType { column, relation, types } => {
+                format!("column {column} of relation {relation} must be of type {types}")
+            }
+            Self::BadSample { share } => format!("sample is out of range: {share}"),
             Self::BadText { form, text, .. } => {
                 format!("invalid {} snowflake id: \"{text}\"", form.name())
             }
@@ -359,6 +379,15 @@ impl Error {
                 format!("A range is two worker ids, the smaller first, such as 0-99; layout {} takes 0 to {}.", name(layout), layout.max(Field::Worker)),
                 String::new(),
             ),
+            Self::NotAscii => (
+                "In a database whose encoding is not UTF8, names of tables and columns must be ASCII."
+                    .to_owned(),
+                "Audit a view of it whose names are.".to_owned(),
+            ),
+            Self::BadSample { .. } => (
+                "It is the share of ids to look at: above 0, and at most 1.".to_owned(),
+                String::new(),
+            ),
             Self::ClockBehindRecord { by, now } => (
                 format!(
                     "The clock reads {}; ids can be made again from {} on.",
@@ -423,6 +452,10 @@ impl Error {
             Self::NoLastval => (
                 String::new(),
                 "snowflake_lastval() returns the last id that the same session made with snowflake_nextval() or a batch.".to_owned(),
+            ),
+            Self::AuditNull | Self::NoColumn { .. } | Self::ColumnType { .. } => (
+                String::new(),
+                "For example: SELECT * FROM snowflake_audit('orders', 'id');".to_owned(),
             ),
             Self::NotATimestamp => (String::new(), WRONG_LAYOUT_HINT.to_owned()),
             Self::FieldOutOfRange { field, layout, .. } if layout.bits(*field) == 0 => (

@@ -7,6 +7,7 @@
 // Every use of `unsafe` in this crate touches PostgreSQL's C interface and says
 // why it holds. Most are in `shared.rs`, `settings.rs` and `row.rs`.
 
+mod audit;
 mod error;
 mod functions;
 mod generator;
@@ -54,4 +55,5 @@ extension_sql_file!("sql/text.sql", name = "text", requires = ["search"]);
 extension_sql_file!("sql/layouts.sql", name = "layouts", requires = ["text"]);
 extension_sql_file!("sql/registry.sql", name = "registry", requires = ["layouts"]);
 extension_sql_file!("sql/keeper.sql", name = "keeper", requires = ["registry"]);
-extension_sql_file!("sql/statistics.sql", name = "statistics", requires = ["keeper"], finalize);
+extension_sql_file!("sql/statistics.sql", name = "statistics", requires = ["keeper"]);
+extension_sql_file!("sql/audit.sql", name = "audit", requires = ["statistics"], finalize);

@@ -544,6 +544,17 @@ fn parse_range(text: &str, layout: &Layout) -> Result<RangeInclusive<u64>, Error
         .ok_or_else(|| Error::BadRange { text: text.to_owned(), layout: *layout })
 }
 
+/// Worker ids, ranges of them, or both, with commas between.
+pub(crate) fn parse_ranges(text: &str, layout: &Layout) -> Result<Vec<RangeInclusive<u64>>, Error> {
+    let range = |item: &str| {
+        // A single one is a range, too.
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        parse_range(&format!("{first}-{last}"), layout).ok()
+    };
+    let bad = || Error::BadRange { text: text.to_owned(), layout: *layout };
+    text.split(',').map(range).collect::<Option<_>>().ok_or_else(bad)
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn check_worker_id(
     value: *mut c_int,

@@ -2,6 +2,7 @@
 //! called, the result or an error out. How they are declared stands in `src/sql`.
 
 mod admin;
+mod audit;
 mod decode;
 mod generate;
 mod layouts;
