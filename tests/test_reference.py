@@ -64,15 +64,15 @@ def test_functions(connection):
         FROM pg_proc WHERE ('pg_proc'::regclass, oid) IN ({MEMBERS})
         """
     ).fetchall()
-    written = re.findall(r"^```text\n(snowflake_\w+\(.*)\n```\n(.*)$", REFERENCE, flags=re.MULTILINE)
+    written = re.findall(r"^```text\n((?:snowflake|pg_stat)_\w+\(.*)\n```\n(.*)$", REFERENCE, flags=re.MULTILINE)
     assert sorted(written) == sorted(row[:2] for row in rows)
-    headings = re.findall(r"^### (snowflake_\w+)$", REFERENCE, flags=re.MULTILINE)
+    headings = re.findall(r"^### ((?:snowflake|pg_stat)_\w+)$", REFERENCE, flags=re.MULTILINE)
     assert sorted(set(headings) - set(subheadings("## Views and tables"))) == sorted({row[2] for row in rows})
     assert [row[2] for row in rows if not row[3]] == []
 
 
 def test_views(connection):
-    """All views and the two tables, with a comment; and nothing else belongs to the extension but functions."""
+    """All views and the tables, with a comment; and nothing else belongs to the extension but functions."""
     rows = connection.execute(
         f"""
         SELECT relname, relkind, obj_description(oid, 'pg_class')
@@ -81,8 +81,10 @@ def test_views(connection):
     ).fetchall()
     assert sorted(subheadings("## Views and tables")) == sorted(row[0] for row in rows)
     assert {row[0]: row[1] for row in rows if row[1] != "v"} == {
+        "snowflake_audits": "r",
         "snowflake_high_water_marks": "r",
         "snowflake_registry": "r",
+        "snowflake_samples": "r",
     }
     assert [row for row in rows if not row[2]] == []
     kinds = connection.execute(f"SELECT DISTINCT classid::regclass::text FROM ({MEMBERS}) AS members").fetchall()

@@ -16,6 +16,17 @@ SELECT state, reason, hint FROM snowflake_status;
 SELECT snowflake_accept_clock();
 TABLE snowflake_high_water_marks;
 DELETE FROM snowflake_high_water_marks;
+-- What is counted, and what was found.
+TABLE pg_stat_snowflake;
+TABLE pg_stat_snowflake_backends;
+SELECT * FROM snowflake_counters();
+SELECT * FROM snowflake_session_counters();
+SELECT pg_stat_snowflake_reset();
+SELECT * FROM snowflake_audit('things', 'id');
+TABLE snowflake_audits;
+DELETE FROM snowflake_audits;
+-- What an audit's query calls does nothing by itself.
+SELECT snowflake_audit_reads(1), snowflake_audit_judges(1, now());
 -- Change nothing that decides uniqueness.
 SET snowflake_id.worker_id = 2;
 SET snowflake_id.datacenter_id = 2;
@@ -35,6 +46,17 @@ ALTER DATABASE contrib_regression SET snowflake_id.worker_id = 2;
 SET snowflake_id.backend_block = 16;
 RESET snowflake_id.backend_block;
 RESET ROLE;
+-- A monitoring role sees it, and changes nothing.
+GRANT pg_monitor TO snowflake_user;
+SET ROLE snowflake_user;
+SELECT ids > 0 AS some FROM pg_stat_snowflake;
+SELECT count(*) FROM pg_stat_snowflake_backends WHERE pid = pg_backend_pid();
+SELECT count(*) FROM snowflake_audits;
+SELECT pg_stat_snowflake_reset();
+SELECT * FROM snowflake_audit('things', 'id');
+DELETE FROM snowflake_audits;
+RESET ROLE;
+REVOKE pg_monitor FROM snowflake_user;
 
 -- Operators and functions of the same names, found first.
 CREATE SCHEMA hostile;
