@@ -32,7 +32,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test build install uninstall installcheck demo test test-server chaos lint bench clean
+.PHONY: help setup setup-test build install uninstall installcheck demo monitor test test-server chaos lint bench clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -85,6 +85,9 @@ installcheck: ## run the SQL tests against an installed, running server
 
 demo: setup build ## a short tour on a throwaway server
 	@$(throwaway) python3 tools/demo.py
+
+monitor: setup-test build ## a node under load, watched by Prometheus, until Ctrl-C
+	@$(throwaway) python3 tools/monitor.py
 
 test: setup-test ## set up, build and run every test, on every server there is
 	$(call headline,snowflake-core: unit and property tests)

@@ -18,9 +18,11 @@ import contextlib
 import glob
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -386,11 +388,7 @@ class Server:
         self.stop("immediate")
 
     def _wait_until(self, condition, seconds, complaint):
-        end = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > end:
-                raise self._error(f"{complaint} within {seconds} s")
-            time.sleep(0.02)
+        wait_until(condition, seconds, lambda: self._error(f"{complaint} within {seconds} s"))
 
     def _error(self, complaint):
         return ServerError(f"the server {complaint}; the end of its log:\n{self.log[-4000:]}")
@@ -430,6 +428,30 @@ class FakeClock:
     def offset(self, seconds):
         """Set the clock this far before (negative) or after the real one."""
         self.set(f"{seconds:+.6f}")
+
+
+HOST = "127.0.0.1"
+# Below those that outgoing connections take: none of them shall have a server's port while that
+# server is down. Each comes once, as it may be some time before its server listens.
+_ports = iter(random.sample(range(20_000, 32_768), 12_768))
+
+
+def free_port():
+    """A port that nobody uses."""
+    for port in _ports:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind((HOST, port))
+            return port
+    raise ServerError("no port is free")
+
+
+def wait_until(condition, seconds, error):
+    """Wait until a condition holds; raise what `error` returns if it does not for so long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise error()
+        time.sleep(0.02)
 
 
 def clean_environment(extra=None):

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,21 +17,7 @@ from urllib.parse import quote, urlencode
 import pytest
 import trustme
 from clients import eventually
-from throwaway import Server, ServerError, state_of
-
-HOST = "127.0.0.1"
-# Below those that outgoing connections take: none of them shall have a server's port while that
-# server is down. Each comes once, as it may be some time before its server listens.
-_ports = iter(random.sample(range(20_000, 32_768), 12_768))
-
-
-def free_port():
-    """A port that nobody uses."""
-    for port in _ports:
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind((HOST, port))
-            return port
-    raise ServerError("no port is free")
+from throwaway import HOST, Server, ServerError, free_port, state_of
 
 
 def suspend(pid):
