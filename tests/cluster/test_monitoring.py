@@ -1,0 +1,444 @@
+"""What monitoring/ supplies, with the programs that it is for: each alert fires, and resolves.
+
+Prometheus reads the very files, in quick motion: see quick(). monitoring/rules_test.yml tests the bounds.
+"""
+
+import contextlib
+import datetime
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+from clients import Load, eventually
+from monitor import SETUP, PostgresExporter, Prometheus, SqlExporter
+from nodes import IDS, REPLICATION, Lessee, configure, next_id, refusal, status
+from psycopg.rows import dict_row
+from registries import Etcd, Proxy
+from throwaway import PROJECT
+
+# Nothing of this has to do with the server's version.
+pytestmark = pytest.mark.once
+
+MONITORING = PROJECT / "monitoring"
+# 8000 ids per second is all that it can hold.
+NARROW = "timestamp:41,worker:10,sequence:3"
+# A machine without a time daemon is told so, whatever the test is about.
+OF_THE_MACHINE = "SnowflakeClockError"
+ALERTS = set(re.findall(r"alert: (\w+)", (MONITORING / "rules.yml").read_text()))
+# The names in pg_stat_snowflake and snowflake_status, and what they are multiplied by. A metric is of
+# the one row of the two, and has the labels worker_id and datacenter_id only.
+PLAIN = {
+    "snowflake_ids_generated_total": "ids",
+    "snowflake_calls_total": "calls",
+    "snowflake_batches_total": "batches",
+    "snowflake_blocks_claimed_total": "blocks",
+    "snowflake_ids_dropped_total": "dropped",
+    "snowflake_ticks_exhausted_total": "ticks_exhausted",
+    "snowflake_clock_backward_total": "clock_backward",
+    "snowflake_clock_backward_max_seconds": ("clock_backward_max", 0.001),
+    "snowflake_clock_forward_total": "clock_forward",
+    "snowflake_windows_reserved_total": "windows",
+    "snowflake_window_commit_seconds_total": ("window_time", 0.001),
+    "snowflake_window_remaining_seconds": "window_left",
+    "snowflake_lease_renewals_total": "lease_renewals",
+    "snowflake_lease_failures_total": "lease_failures",
+    "snowflake_lease_remaining_seconds": "lease_left",
+    "snowflake_worker_id_changes_total": "worker_id_changes",
+    "snowflake_ids_per_second": "ids_per_second",
+    "snowflake_ceiling_ids_per_second": "ceiling",
+    "snowflake_ceiling_used_ratio": "ceiling_used",
+    "snowflake_ahead_seconds": "ahead",
+    "snowflake_layout_remaining_seconds": ("years_left", 31_557_600),
+    "snowflake_samples_total": "samples",
+    "snowflake_samples_dropped_total": "samples_dropped",
+    "snowflake_stats_reset_timestamp_seconds": "stats_reset",
+    "snowflake_wait_seconds_count": "waits",
+    "snowflake_wait_seconds_sum": ("wait_time", 0.001),
+    "snowflake_clock_error_seconds": "clock_error",
+}
+# The same views in another schema, which a role finds before the extension's.
+STAND_INS = """
+    CREATE SCHEMA standins;
+    CREATE TABLE standins.pg_stat_snowflake AS SELECT * FROM pg_stat_snowflake;
+    CREATE TABLE standins.snowflake_status AS SELECT * FROM snowflake_status;
+    GRANT USAGE ON SCHEMA standins TO snowflake_monitor;
+    GRANT SELECT ON ALL TABLES IN SCHEMA standins TO snowflake_monitor;
+    ALTER ROLE snowflake_monitor SET search_path = standins, public;
+"""
+# A value for each type of a column, of a number.
+VALUES = {
+    "bigint": "{}",
+    "integer": "{}",
+    "text": "'no {}'",
+    "boolean": "true",
+    "double precision": "{} + 0.25",
+    "interval": "{} * interval '1 s' + interval '0.5 s'",
+    "timestamp with time zone": "to_timestamp({})",
+    "ARRAY": "array(SELECT {} + k FROM generate_series(1, 32) AS k)",
+}
+
+
+def quick(text):
+    """A configuration in quick motion: 30 s are one, and all is looked at each second.
+
+    What is changed is durations only, whatever the rules are: ranges, offsets, `for`, intervals.
+    """
+
+    def shorter(match):
+        seconds = int(match[2]) * {"s": 1, "m": 60, "h": 3600}[match[3]]
+        return f"{match[1]}{seconds * 1000 // 30}ms"
+
+    text = re.sub(r"(interval: )\w+", r"\g<1>1s", text)
+    return re.sub(r"(\[|\bfor: |\boffset )(\d+)([smh])\b", shorter, text)
+
+
+class Watched:
+    """Servers that Prometheus watches, each by an exporter."""
+
+    def __init__(self, prometheus, exporters):
+        self.prometheus = prometheus
+        self.exporters = exporters
+
+    def query(self, expression):
+        return self.prometheus.query(expression)
+
+    def sees(self, expression):
+        """Wait until an expression has a sample; them all."""
+        return eventually(lambda: self.query(expression), expression)
+
+    def fires(self, *names, exporter=0):
+        """Wait until these alerts of a server are firing, all at once; by name, with what they say."""
+        return eventually(lambda: (alerts := self.firing(exporter)).keys() >= set(names) and alerts, f"firing: {names}")
+
+    def resolves(self, *names, exporter=0):
+        """Wait until these alerts of a server are firing no more; without names, until none is."""
+        watched = set(names) or ALERTS - {OF_THE_MACHINE}
+        eventually(lambda: not self.firing(exporter).keys() & watched, f"resolved: {names or 'all'}")
+
+    def firing(self, exporter=0):
+        """The alerts of a server that are firing, by name."""
+        instance = self.exporters[exporter].address
+        alerts = [alert for alert in self.prometheus.alerts() if alert["state"] == "firing"]
+        return {alert["labels"]["alertname"]: alert for alert in alerts if alert["labels"]["instance"] == instance}
+
+
+@pytest.fixture
+def watch(installation):
+    """A function that has servers watched, whose metrics have been seen; all ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def watch(*servers, by=(SqlExporter,)):
+            exporters = [stack.enter_context(kind(installation, server, quick)) for kind in by for server in servers]
+            watched = Watched(stack.enter_context(Prometheus(installation, exporters, quick)), exporters)
+            eventually(lambda: len(watched.query("snowflake_ready")) == len(exporters), "all are seen")
+            return watched
+
+        yield watch
+
+
+@pytest.fixture
+def kernel_clock(installation):
+    """The environment of a server whose kernel says how wrong the clock is, and how to set it, in seconds."""
+    directory = installation.directory()
+    library, file = directory / "kernel_clock.so", directory / "error"
+    source = Path(__file__).with_name("kernel_clock.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+
+    def wrong_by(seconds):
+        new = file.with_suffix(".new")
+        new.write_text(str(round(seconds * 1_000_000)))
+        os.replace(new, file)
+
+    wrong_by(0.001)
+    return {"LD_PRELOAD": str(library), "CLOCK_ERROR": str(file)}, wrong_by
+
+
+def series(watched, job):
+    """All metrics of the extension by an exporter: values by name and labels."""
+    found = {}
+    for labels, value in watched.query(f'{{__name__=~"snowflake_.*", job="{job}"}}'):
+        del labels["job"], labels["instance"], labels["cluster"]
+        found[labels.pop("__name__"), frozenset(labels.items())] = value
+    return found
+
+
+def of_both(watched):
+    """The metrics by both exporters, when both have the same ones."""
+
+    def same():
+        found = [series(watched, exporter.JOB) for exporter in watched.exporters]
+        return found[0].keys() == found[1].keys() and found
+
+    return eventually(same, "both exporters give the same series")
+
+
+def number(value):
+    """A column's value in base units."""
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime.datetime):
+        return value.timestamp()
+    return value
+
+
+def test_the_queries_are_the_same():
+    """But for that of the buckets, where the one exporter wants rows and the other an array."""
+    _, _, queries = (MONITORING / "sql_exporter.yml").read_text().partition("\nqueries:\n")
+    others = (MONITORING / "postgres_exporter.yml").read_text()
+    ours = dict(re.findall(r"^  (\w+): \|\n((?: {4}.*\n)+)", queries, re.MULTILINE))
+    assert len(ours) == others.count("query: |") + 1
+    assert [name for name, query in ours.items() if f"\n{name}:\n" not in others or query not in others] == ["snowflake_wait_seconds"]
+
+
+def test_rules_and_configurations():
+    for command in (
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "rules.yml"],
+        ["test", "rules", "rules_test.yml"],
+    ):
+        subprocess.run(["promtool", *command], cwd=MONITORING, check=True)
+
+
+def test_each_alert_has_a_test():
+    """With a real server, below. (Its bound is tested in rules_test.yml.)"""
+    assert set(re.findall(r"alertname: (\w+)", (MONITORING / "rules_test.yml").read_text())) == ALERTS
+    assert set(re.findall(r'"(Snowflake\w+)"', Path(__file__).read_text())) == ALERTS
+
+
+def test_both_exporters(start_registry, start_server, connect, watch):
+    """The same names and labels in Prometheus; names as Prometheus wants them; a role with pg_monitor only."""
+    server = start_server(worker_id=None, registry=start_registry(Etcd).address("both"), heartbeat="200ms")
+    server.psql(SETUP)
+    connection = connect(server)
+    lessee = Lessee(server, connect)
+    lessee.flows()
+    connection.execute("CREATE TABLE orders (id bigint); INSERT INTO orders SELECT snowflake_batch(700)")
+    connection.execute("SELECT * FROM snowflake_audit('orders', 'id')")
+    watched = watch(server, by=(SqlExporter, PostgresExporter))
+    watched.sees("snowflake_audit_findings")
+    for found in of_both(watched):
+        names = {name for name, _ in found}
+        assert names > PLAIN.keys()
+        labels = dict(next(labels for name, labels in found if name == "snowflake_ready"))
+        assert labels == {"worker_id": str(lessee.number())}
+        by_finding = {dict(labels)["finding"]: value for (name, labels), value in found.items() if name == "snowflake_audit_findings"}
+        assert by_finding["rows"] == 700
+        buckets = {dict(labels)["le"] for name, labels in found if name == "snowflake_wait_seconds_bucket"}
+        assert buckets == {f"{2**k / 1_000_000}" for k in range(1, 33)} | {"+Inf"}
+    # The types: a counter's name, and no other, ends in _total, and so on.
+    lines = [line for line in watched.exporters[1].get("/metrics").splitlines(True) if re.match(r"(# \w+ )?snowflake_", line)]
+    done = subprocess.run(["promtool", "check", "metrics"], input="".join(lines), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_each_metric_is_of_its_column(start_server, connect, watch):
+    """Every column has a value of its own here."""
+    server = start_server(reservation="2s", lease_duration="90min")
+    server.psql(SETUP)
+    connection = connect(server)
+    connection.execute(STAND_INS)
+    columns = connection.execute(
+        "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'standins'"
+    ).fetchall()
+    for k, (table, column, kind) in enumerate(columns, 1):
+        connection.execute(f"UPDATE standins.{table} SET {column} = {VALUES[kind].format(k * 1000)}")
+    rows = connection.cursor(row_factory=dict_row).execute("SELECT * FROM standins.pg_stat_snowflake, standins.snowflake_status")
+    row = {name: number(value) for name, value in rows.fetchone().items()}
+    node = {"worker_id": str(row["worker_id"]), "datacenter_id": str(row["datacenter_id"])}
+
+    expected = {}
+
+    def expect(name, value, **labels):
+        expected[name, frozenset({**node, **labels}.items())] = value
+
+    for name, column in PLAIN.items():
+        column, unit = (column, 1) if isinstance(column, str) else column
+        expect(name, row[column] * unit)
+    expect("snowflake_ready", 0)
+    expect("snowflake_state_info", 1, state=row["state"])
+    expect("snowflake_registry_up", 0)
+    expect("snowflake_worker_id_conflict", 1)
+    expect("snowflake_clock_synchronized", 1)
+    expect("snowflake_window_commit_running_seconds", row["clock"] - row["keeper_writing_since"])
+    expect("snowflake_reservation_seconds", 2)
+    expect("snowflake_lease_duration_seconds", 5400)
+    for reason in "clock", "window", "lease", "setup", "time":
+        expect("snowflake_refusals_total", row[f"refused_{reason}"], reason=reason)
+    for k in range(32):
+        expect("snowflake_wait_seconds_bucket", sum(row["wait_histogram"][: k + 1]), le=f"{2 ** (k + 1) / 1_000_000}")
+    expect("snowflake_wait_seconds_bucket", row["waits"], le="+Inf")
+
+    watched = watch(server, by=(SqlExporter, PostgresExporter))
+    for found in of_both(watched):
+        assert found == pytest.approx(expected)
+
+
+def test_the_clock(clock_server, connect, watch):
+    """An hour back: calls find it behind, and get errors; the node is not ready."""
+    clock_server.psql(SETUP)
+    connection = connect(clock_server)
+    next_id(connection)
+    watched = watch(clock_server)
+    clock_server.clock.offset(-3600)
+    assert refusal(connection).sqlstate == "58000"
+    alerts = watched.fires("SnowflakeClockBackward", "SnowflakeRefusals", "SnowflakeNotReady")
+    assert alerts["SnowflakeRefusals"]["labels"]["reason"] == "clock"
+    assert "is clock_behind;" in alerts["SnowflakeNotReady"]["annotations"]["description"]
+    clock_server.clock.offset(0)
+    next_id(connection)
+    watched.resolves()
+
+
+def test_the_kernels_clock(start_server, watch, kernel_clock):
+    env, wrong_by = kernel_clock
+    server = start_server(server_options={"env": env})
+    server.psql(SETUP)
+    watched = watch(server)
+    watched.sees("snowflake_clock_error_seconds == 0.001")
+    wrong_by(0.051)
+    alert = watched.fires(OF_THE_MACHINE)[OF_THE_MACHINE]
+    assert "may be wrong by 51ms;" in alert["annotations"]["description"]
+    wrong_by(0.05)
+    watched.resolves(OF_THE_MACHINE)
+
+
+def test_a_registry_that_is_cut_off(start_registry, start_server, connect, watch):
+    registry = start_registry(Etcd)
+    with Proxy(registry.port) as proxy:
+        address = registry.address("cut", proxy.port)
+        server = start_server(worker_id=None, registry=address, heartbeat="200ms", lease_duration="16s")
+        server.psql(SETUP)
+        node = Lessee(server, connect)
+        node.flows()
+        watched = watch(server)
+        watched.sees("snowflake_lease_remaining_seconds > 12")
+        proxy.cut()
+        # First the one: the lease lasts.
+        watched.fires("SnowflakeRegistryDown")
+        watched.fires("SnowflakeRegistryDown", "SnowflakeLeaseNearlyOver")
+        proxy.heal()
+        node.flows()
+        watched.resolves()
+
+
+def test_all_that_the_layout_can_hold(start_server, watch):
+    """A node under full load; then with none, for a while."""
+    server = start_server(layout=NARROW)
+    server.psql(SETUP)
+    watched = watch(server)
+    with Load(server, *[IDS] * 4):
+        watched.fires("SnowflakeNearCeiling", "SnowflakeTicksExhausted")
+        # Long enough for a rate that can be halved.
+        watched.sees("avg_over_time(instance:snowflake_ids:rate5m[60s] offset 10s) > 4000")
+    watched.resolves("SnowflakeNearCeiling", "SnowflakeTicksExhausted")
+    watched.fires("SnowflakeRateHalved")
+    with Load(server, *[IDS] * 4):
+        watched.resolves("SnowflakeRateHalved")
+
+
+def test_a_record_that_cannot_be_written(start_server, watch):
+    """Windows end and are not renewed, while ids are wanted all the time."""
+    server = start_server()
+    server.psql(SETUP)
+    watched = watch(server)
+    with Load(server, "SELECT snowflake_nextval() FROM pg_sleep(0.001)") as load:
+        load.wait_for(1)
+        with psycopg.connect(server.conninfo()) as other:
+            other.execute("LOCK TABLE snowflake_high_water_marks")
+            alerts = watched.fires("SnowflakeWindowNearlyOver", "SnowflakeRefusals", "SnowflakeNotReady")
+            assert alerts["SnowflakeRefusals"]["labels"]["reason"] == "window"
+        load.wait_for(1)
+        watched.resolves()
+
+
+def test_what_an_audit_has_found(start_server, connect, watch):
+    server = start_server()
+    server.psql(SETUP)
+    connection = connect(server)
+    connection.execute("CREATE TABLE orders (id bigint); INSERT INTO orders SELECT snowflake_batch(2)")
+    connection.execute("INSERT INTO orders SELECT * FROM orders")
+    watched = watch(server)
+    connection.execute("SELECT * FROM snowflake_audit('orders', 'id')")
+    alert = watched.fires("SnowflakeDuplicates")["SnowflakeDuplicates"]
+    assert alert["labels"]["relation"] == "public.orders"
+    connection.execute("DELETE FROM orders a USING orders b WHERE a.id = b.id AND a.ctid > b.ctid")
+    connection.execute("SELECT * FROM snowflake_audit('orders', 'id')")
+    watched.resolves()
+
+
+def test_a_worker_id_that_another_has(start_server, connect, watch):
+    """By a record that comes with restored data, say."""
+    server = start_server()
+    server.psql(SETUP)
+    connection = connect(server)
+    next_id(connection)
+    connection.execute("CREATE TEMP TABLE other AS SELECT * FROM snowflake_high_water_marks")
+    connection.execute("UPDATE other SET node = '1-2'; INSERT INTO snowflake_high_water_marks SELECT * FROM other")
+    watched = watch(server)
+    server.restart()
+    connection = connect(server)
+    eventually(lambda: flows(connection), "ids flow")
+    watched.fires("SnowflakeWorkerIdConflict")
+    configure(server, connection, worker_id="2")
+    eventually(lambda: flows(connection) and status(connection).conflict is None, "another number")
+    watched.resolves()
+
+
+def flows(connection):
+    """Whether an id is made, after a start."""
+    try:
+        return next_id(connection)
+    except psycopg.errors.LockNotAvailable:
+        return None
+
+
+def test_a_layout_that_ends(start_server, watch):
+    """2^41 ms are some 69.7 years; of this epoch's, more than one and less than two are left."""
+    epoch = datetime.datetime.now(datetime.UTC) - datetime.timedelta(milliseconds=2**41) + datetime.timedelta(days=700)
+    server = start_server(layout="timestamp:41,worker:10,sequence:12", epoch=epoch.isoformat(timespec="seconds"))
+    server.psql(SETUP)
+    watched = watch(server)
+    alert = watched.fires("SnowflakeLayoutEnding")["SnowflakeLayoutEnding"]
+    assert "no more time for ids in 699d 23h" in alert["annotations"]["description"]
+    server.configure({"snowflake_id.epoch": None})
+    server.restart()
+    watched.resolves()
+
+
+def test_no_metrics(start_server, watch):
+    """An exporter that is gone; a server that is, whose exporters answer."""
+    server = start_server()
+    server.psql(SETUP)
+    watched = watch(server, by=(SqlExporter, PostgresExporter))
+    for exporter in watched.exporters:
+        exporter.stop()
+    for k, exporter in enumerate(watched.exporters):
+        watched.fires("SnowflakeMetricsMissing", exporter=k)
+        exporter.start()
+        watched.resolves(exporter=k)
+    server.stop()
+    for k, _ in enumerate(watched.exporters):
+        watched.fires("SnowflakeMetricsMissing", exporter=k)
+    server.start()
+    for k, _ in enumerate(watched.exporters):
+        watched.resolves(exporter=k)
+
+
+def test_a_standby(start_server, copies, connect, watch, kernel_clock):
+    """It makes no ids, refuses them, has what its primary's audits found: no reason for any alert."""
+    env, _ = kernel_clock
+    server = start_server(postgres=REPLICATION, server_options={"env": env})
+    server.psql(SETUP)
+    server.psql("CREATE TABLE orders (id bigint); INSERT INTO orders VALUES (1), (1)")
+    server.psql("SELECT FROM snowflake_audit('orders', 'id')")
+    standby = copies.standby(server)
+    watched = watch(standby, by=(SqlExporter, PostgresExporter))
+    watched.sees('snowflake_state_info{state="standby"} == 1')
+    assert refusal(connect(standby)).sqlstate == "25006"
+    of_both(watched)
+    # Much longer than any alert's `for`.
+    watched.sees("count_over_time(snowflake_ready[15s]) >= 14")
+    assert watched.prometheus.alerts() == []
