@@ -437,8 +437,13 @@ def test_a_standby(start_server, copies, connect, watch, kernel_clock):
     standby = copies.standby(server)
     watched = watch(standby, by=(SqlExporter, PostgresExporter))
     watched.sees('snowflake_state_info{state="standby"} == 1')
-    assert refusal(connect(standby)).sqlstate == "25006"
     of_both(watched)
-    # Much longer than any alert's `for`.
-    watched.sees("count_over_time(snowflake_ready[15s]) >= 14")
+    connection = connect(standby)
+
+    def refuses_for_long():
+        assert refusal(connection).sqlstate == "25006"
+        # Much longer than any alert's `for`.
+        return watched.query("count_over_time(snowflake_ready[15s]) >= 14")
+
+    eventually(refuses_for_long)
     assert watched.prometheus.alerts() == []
