@@ -230,6 +230,6 @@ if __name__ == "__main__":
     try:
         show()
     except KeyboardInterrupt:
-        sys.exit("\nmonitor: all is stopped, and its files are removed")
+        print("\nmonitor: all is stopped, and its files are removed")
     except (ServerError, OSError) as error:
         sys.exit(f"\nmonitor: {error}")

@@ -5,9 +5,13 @@ Prometheus reads the very files, in quick motion: see quick(). monitoring/rules_
 
 import contextlib
 import datetime
+import json
 import os
 import re
 import subprocess
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psycopg
@@ -447,3 +451,21 @@ def test_a_standby(start_server, copies, connect, watch, kernel_clock):
 
     eventually(refuses_for_long)
     assert watched.prometheus.alerts() == []
+
+
+def test_a_node_to_look_at():
+    """What `make monitor` starts: ids are seen, and nothing is left when it ends."""
+    command = [sys.executable, PROJECT / "tools/monitor.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shown:
+        try:
+            said = "".join(iter(shown.stdout.readline, "Ctrl-C ends it all.\n"))
+            prometheus, query = re.search(r"Prometheus: +(http://[^/]+)/\S+expr=([^&]+)", said).groups()
+            seen = f"{prometheus}/api/v1/query?query={query}>0"
+            eventually(lambda: json.load(urllib.request.urlopen(seen))["data"]["result"], "ids are seen")
+        finally:
+            # As Ctrl-C, which is ignored by what a shell has started in the background.
+            shown.terminate()
+        assert shown.wait(60) == 0
+    assert not Path(re.search(r"host=(\S+)", said)[1]).parent.exists()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(seen)
