@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -32,6 +33,7 @@ MONITORING = PROJECT / "monitoring"
 NARROW = "timestamp:41,worker:10,sequence:3"
 # A machine without a time daemon is told so, whatever the test is about.
 OF_THE_MACHINE = "SnowflakeClockError"
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 ALERTS = set(re.findall(r"alert: (\w+)", (MONITORING / "rules.yml").read_text()))
 # The names in pg_stat_snowflake and snowflake_status, and what they are multiplied by. A metric is of
 # the one row of the two, and has the labels worker_id and datacenter_id only.
@@ -435,6 +437,44 @@ def test_no_metrics(start_server, watch):
     server.start()
     for k, _ in enumerate(watched.exporters):
         watched.resolves(exporter=k)
+
+
+def grafana(text, **chosen):
+    """A query of the dashboard as Grafana sends it: variables by what is chosen, else by their allValue."""
+    variables = {variable["name"]: variable.get("allValue") for variable in DASHBOARD["templating"]["list"]}
+    escaped = {name: re.sub(r"[\\^$*+?.()|\[\]{}]", r"\\\\\g<0>", value) for name, value in chosen.items()}
+    return re.sub(r"\$(\w+)", lambda match: {**variables, **escaped}[match[1]], text)
+
+
+def test_the_dashboard(start_registry, start_server, connect, watch):
+    """Each query has samples of each node, of no other than is chosen; each metric is looked at by something."""
+    address = start_registry(Etcd).address("shown")
+    server = start_server(worker_id=None, registry=address, heartbeat="200ms", layout=NARROW)
+    server.psql(SETUP)
+    Lessee(server, connect).flows()
+    # An alert that fires.
+    server.psql("CREATE TABLE orders (id bigint); INSERT INTO orders VALUES (1), (1)")
+    server.psql("SELECT FROM snowflake_audit('orders', 'id')")
+    watched = watch(server, by=(SqlExporter, PostgresExporter))
+    nodes = {exporter.address for exporter in watched.exporters}
+    queries = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+
+    with Load(server, *[IDS] * 4):
+        for query in queries:
+            of_cluster = re.search(r"cluster:|by \(cluster\)", query)
+
+            def answer(label="cluster" if of_cluster else "instance", query=query, **chosen):
+                """What an answer is about, of samples that are numbers."""
+                samples = watched.query(quick(grafana(query, **chosen)))
+                return {labels[label] for labels, value in samples if not math.isnan(value)}
+
+            eventually(lambda answer=answer, all_of_them={"main"} if of_cluster else nodes: answer() == all_of_them, query)
+            assert answer(cluster="main", node=min(nodes)) == ({"main"} if of_cluster else {min(nodes)})
+            assert answer(cluster="other") == set()
+    exported = {labels["__name__"] for labels, _ in watched.query('{__name__=~"snowflake_.+"}')}
+    looked_at = set(re.findall(r"\w+", (MONITORING / "rules.yml").read_text() + " ".join(queries)))
+    assert exported > PLAIN.keys()
+    assert exported - looked_at == set()
 
 
 def test_a_standby(start_server, copies, connect, watch, kernel_clock):
