@@ -10,6 +10,8 @@ from throwaway import PROJECT
 MONITORING = PROJECT / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+OPERATIONS = (PROJECT / "docs/OPERATIONS.md").read_text()
+HEADINGS = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ ([\w ]+)$", OPERATIONS, re.MULTILINE)}
 DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLORS = {"critical": "red", "warning": "orange"}
 
@@ -63,7 +65,8 @@ def test_variables():
 def test_panel(panel):
     """It says what is good and leads to a runbook; has a unit; its queries are of the chosen nodes, and named by them."""
     assert "Good is " in panel["description"]
-    assert "(${runbooks}#" in panel["description"]
+    anchors = re.findall(r"\(\$\{runbooks\}#([\w-]+)\)", panel["description"])
+    assert anchors and set(anchors) <= HEADINGS
     assert panel["fieldConfig"]["defaults"]["unit"]
     references = [target["refId"] for target in panel["targets"]]
     assert len(set(references)) == len(references) > 0

@@ -1,7 +1,8 @@
-"""docs/OPERATIONS.md: its set-up with PostgreSQL is run, and what it names exists."""
+"""docs/OPERATIONS.md: its set-up with PostgreSQL and its statements for alerts are run; what it names exists."""
 
 import re
 import socket
+import subprocess
 import time
 
 import psycopg
@@ -67,6 +68,37 @@ def test_a_registry_and_a_node(installation, registry, start_server):
         psycopg.connect(conninfo.replace("dbname=ids", "dbname=postgres"))
 
 
+def columns(output):
+    """The names of the columns in a block of psql's output, expanded or not."""
+    if output.startswith("-[ RECORD"):
+        return [line.split("|")[0].strip() for line in output.split("-[ RECORD")[1].splitlines()[1:]]
+    return [name.strip() for name in output.splitlines()[0].split("|")]
+
+
+def test_each_alert_has_its_entry():
+    """Where its runbook_url leads; and in the list by urgency."""
+    rules = (PROJECT / "monitoring/rules.yml").read_text()
+    alerts = re.findall(r"alert: (\w+)$", rules, re.MULTILINE)
+    assert re.findall(r"runbook_url: (\S+)$", rules, re.MULTILINE) == [f"docs/OPERATIONS.md#{name.lower()}" for name in alerts]
+    assert sorted(re.findall(r"^### (\w+)$", OPERATIONS.split("\n## Alerts\n")[1].split("\n## ")[0], re.MULTILINE)) == sorted(alerts)
+    assert sorted(re.findall(r"^\| \[(\w+)\]", OPERATIONS.split("\n## Monitoring\n")[1], re.MULTILINE)) == sorted(alerts)
+
+
+def test_statements_for_alerts(start_server):
+    """On a node that has none of it they run, and have the columns that are shown."""
+    server = start_server()
+    server.psql("CREATE EXTENSION snowflake_id; CREATE TABLE orders (id bigint)")
+    section = OPERATIONS.split("\n## Alerts\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^( *)```sql\n(.*?)^ *```\n(?: *```output\n(.*?)^ *```\n)?", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > len(re.findall("^### ", section, re.MULTILINE))
+    for indent, statements, output in blocks:
+        psql = [server.installation.bin("psql"), "-X", "-v", "ON_ERROR_STOP=1", "-d", server.conninfo()]
+        done = subprocess.run(psql, input=statements.replace(r"\gx", ";"), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), statements
+        if output:
+            assert columns(done.stdout) == columns(re.sub(f"^{indent}", "", output, flags=re.MULTILINE)), statements
+
+
 def test_names(connection):
     """Settings and functions, as there are; states, as the reference has them."""
     settings = {name for (name,) in connection.execute("SELECT name FROM pg_settings WHERE name ^@ 'snowflake_id.'")}
@@ -75,14 +107,16 @@ def test_names(connection):
         assert set(re.findall(r"\bsnowflake_id\.\w+", page)) <= settings
         assert set(re.findall(r"\b(snowflake_\w+)\(", page)) <= functions
     states = {word for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) ", REFERENCE, re.MULTILINE) for word in row.split(", ")}
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*)(?: …)? \|", OPERATIONS.split("\n## What to do\n")[1], re.MULTILINE)
-    assert rows
-    assert {word for row in rows for word in row.split(", ")} <= states
+    for heading in "### SnowflakeNotReady", "## What to do":
+        section = OPERATIONS.split(f"\n{heading}\n")[1].split("\n### ")[0]
+        rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*)(?: …)? \|", section, re.MULTILINE)
+        assert rows
+        assert {word for row in rows for word in row.split(", ")} <= states
 
 
 def test_links():
     """Every link to another section, of this page and of others, leads somewhere."""
-    for page in "README.md", "docs/OPERATIONS.md", "docs/REFERENCE.md", "docs/GUARANTEES.md":
+    for page in "README.md", "docs/OPERATIONS.md", "docs/REFERENCE.md", "docs/GUARANTEES.md", "monitoring/README.md":
         text = (PROJECT / page).read_text()
         for target, anchor in re.findall(r"\]\(([\w./]*\.md)?(?:#([\w-]+))?\)", text):
             path = (PROJECT / page).parent / target if target else PROJECT / page
