@@ -475,6 +475,11 @@ def test_the_dashboard(start_registry, start_server, connect, watch):
     looked_at = set(re.findall(r"\w+", (MONITORING / "rules.yml").read_text() + " ".join(queries)))
     assert exported > PLAIN.keys()
     assert exported - looked_at == set()
+    # A server that is down is not shown as what was read of it last, but as one that is not read.
+    server.stop()
+    by_title = {panel["title"]: grafana(panel["targets"][0]["expr"]) for panel in DASHBOARD["panels"] if "targets" in panel}
+    eventually(lambda: not watched.query(by_title["Ids are made"]) and not watched.query(by_title["Nodes"]), "nothing is known")
+    eventually(lambda: [value for _, value in watched.query(by_title["Metrics are read"])] == [1, 1], "missing metrics")
 
 
 def test_a_standby(start_server, copies, connect, watch, kernel_clock):
