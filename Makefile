@@ -102,11 +102,12 @@ test: setup-test ## set up, build and run every test, on every server there is
 	    marks='not once'; \
 	done
 
+# Two files at a time: most of what tests do is to wait for a server.
 test-server:
 	$(call headline,$(shell $(pg_config) --version): build)
 	@$(MAKE) --no-print-directory build
 	$(call headline,$(shell $(pg_config) --version): tests)
-	$(throwaway) $(python) -m pytest tests -m '$(marks)'
+	$(throwaway) $(python) -m pytest tests -m '$(marks)' --numprocesses 2 --dist loadfile
 
 chaos: setup-test build ## crash a server under load for some minutes; no id twice
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop

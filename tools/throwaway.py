@@ -431,9 +431,14 @@ class FakeClock:
 
 
 HOST = "127.0.0.1"
-# Below those that outgoing connections take: none of them shall have a server's port while that
-# server is down. Each comes once, as it may be some time before its server listens.
-_ports = iter(random.sample(range(20_000, 32_768), 12_768))
+# Tests can run in several processes, which pytest calls gw0, gw1 and so on.
+_PROCESSES = 8
+_process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PROCESSES
+# Below those that outgoing connections take, and none of another process's: nobody else shall have
+# a server's port while that server is down. Each comes once, as it may be some time before its
+# server listens.
+_ports = range(20_000 + _process, 32_768, _PROCESSES)
+_ports = iter(random.sample(_ports, len(_ports)))
 
 
 def free_port():
