@@ -11,8 +11,8 @@ use pgrx::prelude::*;
 use snowflake_core::Slots;
 
 /// `snowflake_nextval()`, by hand: `pg_extern` would guard the whole call against panics,
-/// which makes it a third dearer. Here a call that finds an id at once does without:
-/// nothing in it panics or calls PostgreSQL.
+/// which makes it a third dearer. Here a call that finds an id at once does without: nothing
+/// in it panics, and what it calls of PostgreSQL, for an id that is sampled, raises no error.
 #[unsafe(no_mangle)]
 #[allow(unsafe_code)]
 pub(super) extern "C-unwind" fn snowflake_nextval_wrapper(
