@@ -14,6 +14,7 @@ use snowflake_core::{Clock, Field, Layout};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::os::raw::c_int;
 
 /// Progress is said after each tenth of the rows, but not more often than after so many.
 const STEP: u64 = 1_000_000;
@@ -52,11 +53,18 @@ pub(crate) fn audit(request: Request<'_>, layout: &Layout) -> Result<Vec<Row>, s
     let Request { relation, column: column_name, created, workers, since, share, tolerance } =
         request;
     let Some(sample) = Sample::of(share) else { Error::BadSample { share }.raise() };
+    // From here on it has the name that it has.
+    // SAFETY: takes a number, of whatever.
+    #[allow(unsafe_code)]
+    unsafe {
+        pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as i32);
+    }
     let column = column(relation, column_name)?.of_type(&[pg_sys::INT8OID], "bigint");
     let created = created.map(|name| self::column(relation, name)).transpose()?.map(|created| {
         let types = [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID];
         created.of_type(&types, "timestamptz, timestamp or date")
     });
+    let owner = readable(relation, &column, created.as_ref())?;
     let (begun, uptime_begun) = (WallClock.now(), uptime());
     let schema = schema::find()?.unwrap_or_default();
     let query = query(&schema, &column, created.as_ref());
@@ -70,7 +78,7 @@ pub(crate) fn audit(request: Request<'_>, layout: &Layout) -> Result<Vec<Row>, s
     };
     let (audit, rows) = (Audit::new(expected), expected_rows(relation)?);
     let running = Running { audit, sample, relation: column.relation, rows, read: 0 };
-    let found = rows_of(&run(&query, first, running)?, layout);
+    let found = rows_of(&run(&query, first, running, owner)?, layout);
 
     let about = About { relation, column_name, since, share, begun, took: uptime() - uptime_begun };
     keep(&schema, &about, &found)?;
@@ -129,30 +137,34 @@ fn one_row<T>(
 struct Column {
     name: String,
     relation: String,
+    number: i32,
     /// Of its values, under all domains.
     type_id: pg_sys::Oid,
 }
 
 fn column(relation: pg_sys::Oid, name: &str) -> Result<Column, spi::Error> {
-    let (of, found, type_id) = one_row(
-        "WITH RECURSIVE c (relation, name, type) AS (
-             SELECT r.oid::regclass::text, quote_ident(a.attname), a.atttypid
+    let (of, found, type_id, number) = one_row(
+        "WITH RECURSIVE c (relation, name, type, number) AS (
+             SELECT r.oid::regclass::text, quote_ident(a.attname), a.atttypid, a.attnum::integer
              FROM (SELECT $1) AS r (oid)
              LEFT JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = $2
                  AND a.attnum > 0 AND NOT a.attisdropped
              UNION ALL
-             SELECT c.relation, c.name, t.typbasetype
+             SELECT c.relation, c.name, t.typbasetype, c.number
              FROM c JOIN pg_type t ON t.oid = c.type AND t.typtype = 'd'
          )
          SELECT CASE WHEN getdatabaseencoding() = 'UTF8' OR c.relation ~ '^[[:ascii:]]*$'
-                     THEN c.relation END, c.name, c.type
+                     THEN c.relation END, c.name, c.type, c.number
          FROM c LEFT JOIN pg_type t ON t.oid = c.type WHERE t.typtype IS DISTINCT FROM 'd'",
         &[relation.into(), name.into()],
-        |row| Ok((row.get::<String>(1)?, row.get::<String>(2)?, row.get::<pg_sys::Oid>(3)?)),
+        |row| {
+            let (relation, name) = (row.get::<String>(1)?, row.get::<String>(2)?);
+            Ok((relation, name, row.get::<pg_sys::Oid>(3)?, row.get::<i32>(4)?))
+        },
     )?;
     let Some(relation) = of else { Error::NotAscii.raise() };
-    match found.zip(type_id) {
-        Some((name, type_id)) => Ok(Column { name, relation, type_id }),
+    match found.zip(type_id).zip(number) {
+        Some(((name, type_id), number)) => Ok(Column { name, relation, number, type_id }),
         None => Error::NoColumn { column: name.to_owned(), relation }.raise(),
     }
 }
@@ -166,6 +178,67 @@ impl Column {
             Error::ColumnType { column, relation, types: names }.raise();
         }
         self
+    }
+}
+
+/// The owner of a relation; an error where the caller may not read the columns, or would not see
+/// all rows.
+fn readable(
+    relation: pg_sys::Oid,
+    column: &Column,
+    created: Option<&Column>,
+) -> Result<pg_sys::Oid, spi::Error> {
+    let numbers: Vec<i32> = std::iter::once(column).chain(created).map(|c| c.number).collect();
+    let (owner, allowed, hidden) = one_row(
+        "SELECT c.relowner, has_table_privilege(c.oid, 'SELECT') OR (
+                    SELECT bool_and(has_column_privilege(c.oid, n::smallint, 'SELECT'))
+                    FROM unnest($2) AS n),
+                row_security_active(c.oid)
+         FROM pg_class c WHERE c.oid = $1",
+        &[relation.into(), numbers.into()],
+        |row| Ok((row.get::<pg_sys::Oid>(1)?, row.get::<bool>(2)?, row.get::<bool>(3)?)),
+    )?;
+    let relation = || column.relation.clone();
+    if allowed != Some(true) {
+        Error::MayNotRead { relation: relation() }.raise();
+    }
+    if hidden != Some(false) {
+        Error::HiddenRows { relation: relation() }.raise();
+    }
+    owner.ok_or(spi::Error::NoTupleTable)
+}
+
+/// While it lives, statements run as somebody else, who can do nothing in them that would outlast
+/// them; as PostgreSQL's own maintenance commands do it.
+struct AsOwner {
+    user: pg_sys::Oid,
+    context: c_int,
+}
+
+impl AsOwner {
+    /// Whatever a table turns out to be when its rows are read (its owner can put a view in its
+    /// place), its owner's functions are not run by whoever audits.
+    fn begin(owner: pg_sys::Oid) -> Self {
+        let mut before = Self { user: pg_sys::InvalidOid, context: 0 };
+        // SAFETY: two places to write to. What is changed is changed back by `drop`, and by
+        // PostgreSQL where the transaction is aborted.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&raw mut before.user, &raw mut before.context);
+            let context = before.context | pg_sys::SECURITY_RESTRICTED_OPERATION as c_int;
+            pg_sys::SetUserIdAndSecContext(owner, context);
+        }
+        before
+    }
+}
+
+impl Drop for AsOwner {
+    fn drop(&mut self) {
+        // SAFETY: what `begin` found.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::SetUserIdAndSecContext(self.user, self.context);
+        }
     }
 }
 
@@ -215,7 +288,7 @@ fn query(schema: &str, id: &Column, created: Option<&Column>) -> String {
 }
 
 /// Audits ids from the given one on.
-fn run(query: &str, since: i64, running: Running) -> Result<Audit, spi::Error> {
+fn run(query: &str, since: i64, running: Running, owner: pg_sys::Oid) -> Result<Audit, spi::Error> {
     /// The audit that this one is a part of, by a view that audits. It goes on also where this one
     /// ends with an error.
     struct Outer(Option<Running>);
@@ -225,7 +298,9 @@ fn run(query: &str, since: i64, running: Running) -> Result<Audit, spi::Error> {
         }
     }
     let _outer = Outer(RUNNING.replace(Some(running)));
+    let as_owner = AsOwner::begin(owner);
     one_row(query, &[since.into()], |_| Ok(()))?;
+    drop(as_owner);
     // Nothing in the query could have taken it.
     RUNNING.take().map(|running| running.audit).ok_or(spi::Error::NoTupleTable)
 }
@@ -283,17 +358,22 @@ fn keep(schema: &str, about: &About<'_>, found: &[Row]) -> Result<(), spi::Error
     }
     let table = format!("{schema}.snowflake_audits");
     let &About { relation, column_name, since, share, begun, took } = about;
+    let partial = since.is_some() || share < 1.0;
     Spi::connect_mut(|client| {
         // Two audits of a column take turns. A transaction that cannot see the result of another
         // one fails by the conflict below, as it should where it is isolated.
         client.update(&format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"), None, &[])?;
-        let last = format!("DELETE FROM {table} WHERE relation = $1 AND column_name = $2");
-        client.update(&last, None, &[relation.into(), column_name.into()])?;
+        // A look at a part says nothing of what was found in the rest.
+        let last = format!(
+            "DELETE FROM {table} WHERE relation = $1 AND column_name = $2 AND (partial OR NOT $3)"
+        );
+        client.update(&last, None, &[relation.into(), column_name.into(), partial.into()])?;
         let insert = format!(
             "INSERT INTO {table} (relation, column_name, since, sample, audited_at, duration,
-                 finding, datacenter_id, worker_id, count, examples)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-             ON CONFLICT (relation, column_name, finding, datacenter_id, worker_id) DO NOTHING"
+                 finding, datacenter_id, worker_id, count, examples, partial)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             ON CONFLICT (relation, column_name, partial, finding, datacenter_id, worker_id)
+             DO NOTHING"
         );
         for (finding, datacenter, worker, count, examples) in found {
             let values = [
@@ -308,6 +388,7 @@ fn keep(schema: &str, about: &About<'_>, found: &[Row]) -> Result<(), spi::Error
                 (*worker).into(),
                 (*count).into(),
                 examples.clone().into(),
+                partial.into(),
             ];
             client.update(&insert, None, &values)?;
         }

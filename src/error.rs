@@ -65,6 +65,8 @@ pub(crate) enum Error {
     AuditNull,
     NoColumn { column: String, relation: String },
     NotAscii,
+    MayNotRead { relation: String },
+    HiddenRows { relation: String },
     ColumnType { column: String, relation: String, types: &'static str },
     BadSample { share: f64 },
     BadText { form: TextForm, text: String, why: TextError },
@@ -174,6 +176,9 @@ impl Error {
             | Self::TimeOutOfRange { .. }
             | Self::NotATimestamp => Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::NoColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
+            Self::MayNotRead { .. } | Self::HiddenRows { .. } => {
+                Code::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
             Self::NotAscii => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::ColumnType { .. } => Code::ERRCODE_DATATYPE_MISMATCH,
             Self::BadText { .. } => Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
@@ -270,6 +275,10 @@ impl Error {
                 format!("column \"{column}\" of relation {relation} does not exist")
             }
             Self::NotAscii => "cannot audit what has such a name".to_owned(),
+            Self::MayNotRead { relation } => format!("permission denied for relation {relation}"),
+            Self::HiddenRows { relation } => {
+                format!("row-level security may hide rows of relation {relation}")
+            }
             Self::ColumnType { column, relation, types } => {
                 format!("column {column} of relation {relation} must be of type {types}")
             }
@@ -378,6 +387,14 @@ impl Error {
             Self::BadRange { layout, .. } => (
                 format!("A range is two worker ids, the smaller first, such as 0-99; layout {} takes 0 to {}.", name(layout), layout.max(Field::Worker)),
                 String::new(),
+            ),
+            Self::MayNotRead { .. } => (
+                "An audit takes the right to SELECT the columns.".to_owned(),
+                String::new(),
+            ),
+            Self::HiddenRows { .. } => (
+                "An audit of some rows would say that there are no duplicates where there are.".to_owned(),
+                "Audit as a superuser, or as a role with BYPASSRLS.".to_owned(),
             ),
             Self::NotAscii => (
                 "In a database whose encoding is not UTF8, names of tables and columns must be ASCII."

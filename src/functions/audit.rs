@@ -56,8 +56,10 @@ fn snowflake_audit_reads(id: i64) -> bool {
 
 /// For the query of an audit.
 #[pg_extern(sql = false)]
-fn snowflake_audit_judges(id: i64, created: Option<TimestampWithTimeZone>) -> bool {
-    judge(id, created);
+fn snowflake_audit_judges(id: Option<i64>, created: Option<TimestampWithTimeZone>) -> bool {
+    if let Some(id) = id {
+        judge(id, created);
+    }
     true
 }
 

@@ -52,11 +52,12 @@ CREATE TABLE snowflake_audits (
     examples bigint[],
     since timestamptz,
     sample double precision NOT NULL,
+    partial boolean NOT NULL,
     audited_at timestamptz NOT NULL,
     duration interval NOT NULL
 );
 CREATE UNIQUE INDEX ON snowflake_audits
-    (relation, column_name, finding, datacenter_id, worker_id) NULLS NOT DISTINCT;
+    (relation, column_name, partial, finding, datacenter_id, worker_id) NULLS NOT DISTINCT;
 ALTER TABLE snowflake_audits REPLICA IDENTITY FULL;
 CREATE TRIGGER skip_replicated BEFORE INSERT OR UPDATE OR DELETE ON snowflake_audits
 FOR EACH ROW EXECUTE FUNCTION snowflake_skip_replicated();
@@ -75,5 +76,6 @@ COMMENT ON COLUMN snowflake_audits.count IS 'how many rows';
 COMMENT ON COLUMN snowflake_audits.examples IS 'up to ten of their ids; for finding worker the first and the last';
 COMMENT ON COLUMN snowflake_audits.since IS 'only ids since then were looked at; null for all';
 COMMENT ON COLUMN snowflake_audits.sample IS 'the share of ids that was looked at, 1 for all';
+COMMENT ON COLUMN snowflake_audits.partial IS 'whether since or sample left out ids; it then stands beside the result of all';
 COMMENT ON COLUMN snowflake_audits.audited_at IS 'when the audit began';
 COMMENT ON COLUMN snowflake_audits.duration IS 'how long it took';

@@ -636,7 +636,7 @@ def test_rights(auditor):
     as_owner(auditor, "DELETE FROM snowflake_audits")
     needed = {
         f"EXECUTE ON FUNCTION {AUDIT}": "function snowflake_audit",
-        "SELECT ON items": "table items",
+        "SELECT ON items": "relation public.items",
         "INSERT ON snowflake_audits": "table snowflake_audits",
         "DELETE ON snowflake_audits": "table snowflake_audits",
         "pg_monitor": "view snowflake_leases",
@@ -671,7 +671,7 @@ def test_rows_that_are_hidden(auditor):
     as_owner(auditor, "ALTER TABLE items ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON items USING (id < 2)")
     assert auditor.execute("SELECT count(*) FROM items").fetchone() == (1,)
     diag = refusal(auditor, "SELECT * FROM snowflake_audit('items', 'id')")
-    assert (diag.sqlstate, diag.message_primary) == ("42501", 'query would be affected by row-level security policy for table "items"')
+    assert (diag.sqlstate, diag.message_primary) == ("42501", "row-level security may hide rows of relation public.items")
     assert kept(auditor) == []
 
 
@@ -735,14 +735,20 @@ def test_the_last_result_is_kept(items):
     assert (since, sample) == (None, 1)
     assert before <= audited_at <= audited_at + duration <= after
     items.execute("INSERT INTO items VALUES (3)")
-    audit(items, "'items', 'id', since => '2026-01-01', sample => 0.5")
-    assert kept(items) == [("items", "id", 0), ("items", "other", 0), ("others", "id", 0)]
-    assert items.execute(f"SELECT DISTINCT extract(year FROM since), sample {one}").fetchall() == [(2026, 0.5)]
+    # A look at a part stands beside that at all, until the next one at a part or at all.
+    for sample in 0.5, 0.25:
+        audit(items, f"'items', 'id', since => '2026-01-01', sample => {sample}")
+        assert sorted(kept(items)) == [("items", "id", 0), ("items", "id", 2), ("items", "other", 0), ("others", "id", 0)]
+        parts = items.execute(f"SELECT DISTINCT extract(year FROM since), sample, partial {one} ORDER BY partial").fetchall()
+        assert parts == [(None, 1, False), (2026, sample, True)]
+    audit(items)
+    assert kept(items) == [("items", "id", 3), ("items", "other", 0), ("others", "id", 0)]
     # One that fails changes nothing, nor does one that is rolled back.
     refusal(items, "SELECT * FROM snowflake_audit('items', 'id', sample => 2)")
     with items.transaction(force_rollback=True):
-        assert number_of_rows(audit(items)) == 3
-    assert kept(items)[0] == ("items", "id", 0)
+        items.execute("INSERT INTO items VALUES (4)")
+        assert number_of_rows(audit(items)) == 4
+    assert kept(items)[0] == ("items", "id", 3)
     items.execute("ALTER TABLE items RENAME TO renamed")
     assert {name for name, *_ in kept(items)} == {"renamed", "others"}
 
@@ -885,3 +891,47 @@ def test_a_function_for_a_domain(items):
         """
     )
     assert found(audit(items, "'keys', 'id'")) == {"rows": (2, None), "duplicate": (1, [1])}
+
+
+# What would run as whoever audits. A function that tells as whom it runs, in a view of a role without rights.
+OWNED = """
+    CREATE ROLE {role}; CREATE SCHEMA own AUTHORIZATION {role}; SET ROLE {role};
+    CREATE TABLE own.ran (by name);
+    CREATE FUNCTION own.tells(id bigint) RETURNS bigint LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO own.ran VALUES (current_user); RETURN id; END';
+    CREATE TABLE own.items (id bigint);
+    INSERT INTO own.items VALUES (1), (1);
+    RESET ROLE
+"""
+VIEW = "CREATE VIEW own.{name} AS SELECT own.tells(id) AS id FROM own.{table}"
+
+
+@pytest.fixture
+def owner(items):
+    """A role that owns the schema own, with a table in it."""
+    role = f"owner_{items.info.dbname}"
+    items.execute(OWNED.format(role=role))
+    yield role
+    items.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def test_a_view_runs_as_its_owner(items, owner):
+    items.execute(f"SET ROLE {owner}; {VIEW.format(name='shown', table='items')}; RESET ROLE")
+    assert found(audit(items, "'own.shown', 'id'")) == {"rows": (2, None), "duplicate": (1, [1])}
+    assert items.execute("SELECT DISTINCT by FROM own.ran").fetchall() == [(owner,)]
+    # Whoever audits is again who it was, also after an error.
+    items.execute(f"SET ROLE {owner}; CREATE VIEW own.broken AS SELECT 1 / (id - 1) AS id FROM own.items; RESET ROLE")
+    assert refusal(items, "SELECT * FROM snowflake_audit('own.broken', 'id')").sqlstate == "22012"
+    assert items.execute("SELECT current_user").fetchone() == ("postgres",)
+
+
+def test_a_view_in_the_place_of_the_table(items, server, connect, owner):
+    """Put there while the audit waits for the table: it is the table that is audited, or nothing."""
+    other = connect(server, items.info.dbname)
+    other.execute(f"SET ROLE {owner}; BEGIN; ALTER TABLE own.items RENAME TO old; {VIEW.format(name='items', table='old')}")
+    with Audit(items, "'own.items', 'id'") as run:
+        waits_for_a_lock(connect(server, items.info.dbname), items)
+        other.execute("COMMIT")
+    assert found(run.rows) == {"rows": (2, None), "duplicate": (1, [1])}
+    assert items.execute("SELECT count(*) FROM own.ran").fetchone() == (0,)
+    assert [name for name, *_ in kept(items)] == ["own.old"]
