@@ -111,7 +111,7 @@ impl Generator {
         let (pid, database, role) =
             unsafe { (pg_sys::MyProcPid, pg_sys::MyDatabaseId, pg_sys::GetSessionUserId()) };
         let (database, role) = (database.to_u32(), role.to_u32());
-        self.slot.sample(self.shared, &Sampled { id, at: WallClock.now(), pid, database, role });
+        self.slot.sample(&Sampled { id, at: WallClock.now(), pid, database, role });
     }
 
     /// Slots for up to `n` ids, for a caller that makes ids of all of them and says which

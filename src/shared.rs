@@ -61,8 +61,9 @@ pub(crate) struct BackendSlot {
     samples: Ring<4, SAMPLES>,
 }
 
-/// Samples that may be on their way from one backend. The keeper is woken when half of them are.
-const SAMPLES: usize = 64;
+/// Samples that may be on their way from one backend. The keeper, which looks once a second at least,
+/// is not woken for them.
+const SAMPLES: usize = 256;
 
 /// An id that was sampled, and who had it made.
 #[derive(Clone, Copy, Debug)]
@@ -215,15 +216,13 @@ impl BackendSlot {
     }
 
     /// Sends a sample to the keeper, or drops it.
-    pub(crate) fn sample(&self, shared: &Shared, sampled: &Sampled) {
+    pub(crate) fn sample(&self, sampled: &Sampled) {
         self.counters.add(Counter::Samples, 1);
         let whose = u64::from(sampled.database) << 32 | u64::from(sampled.role);
         let entry =
             [sampled.id.cast_unsigned(), sampled.at.cast_unsigned(), sampled.pid as u64, whose];
-        match self.samples.push(entry) {
-            None => self.counters.add(Counter::SamplesDropped, 1),
-            Some(waiting) if waiting == SAMPLES / 2 => shared.wake_keeper(),
-            Some(_) => (),
+        if !self.samples.push(entry) {
+            self.counters.add(Counter::SamplesDropped, 1);
         }
     }
 

@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::{self, SpiHeapTupleData};
 use snowflake_core::window::{KeptLease, NodeName, Number, Record};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 use std::fmt::{Display, Formatter};
 use std::panic::AssertUnwindSafe;
 
@@ -279,6 +279,28 @@ pub(super) fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Resul
         Ok(_) if interrupted => Err(Failure::Failed("the keeper was interrupted".to_owned())),
         result => result,
     }
+}
+
+// PostgreSQL's utils/timeout.h, which pgrx does not have. The number is the same from 15 to 18.
+const STATEMENT_TIMEOUT: c_int = 3;
+unsafe extern "C-unwind" {
+    fn enable_timeout_after(id: c_int, millis: c_int);
+    fn disable_timeout(id: c_int, keep_indicator: bool);
+}
+
+/// The same, for so many milliseconds at most.
+pub(super) fn bounded<T>(
+    millis: c_int,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    // The setting statement_timeout is for statements of clients only.
+    // SAFETY: the timeout is registered in every process with a database; it comes as a signal, by
+    // which a transaction of this process is interrupted, and nothing else.
+    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, millis) };
+    let result = transaction(work);
+    // SAFETY: as above.
+    unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+    result
 }
 
 fn aborted(error: CaughtError) -> Failure {

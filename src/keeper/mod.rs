@@ -45,6 +45,9 @@ const LONGEST_PAUSE: u32 = 10;
 const IDLE: Duration = Duration::from_secs(1);
 /// In microseconds.
 const SECOND: i64 = 1_000_000;
+/// Samples are written no more often than this, and old ones deleted; in microseconds.
+const SAMPLING: i64 = SECOND / 10;
+const FORGETTING: i64 = 10 * SECOND;
 /// How often it looks at most while there are no ids, however many ask; and how often while a
 /// lease is being taken.
 const REFUSING: Duration = Duration::from_millis(100);
@@ -142,7 +145,12 @@ struct Keeper {
     answers: (u64, u64),
     /// How many ids there had been, and when, by the machine's uptime.
     measured: Option<(u64, i64)>,
-    /// Whether the last samples could not be written.
+    /// When samples were written last, and old ones deleted, by the machine's uptime; and up to
+    /// which id they are.
+    sampled_at: i64,
+    forgot_at: i64,
+    forgotten: i64,
+    /// Whether that failed the last time.
     samples_failed: bool,
     /// What the log says last.
     logged: Option<(State, String, Option<Number>)>,
@@ -234,6 +242,9 @@ impl Keeper {
             conflict: String::new(),
             answers: (0, 0),
             measured: None,
+            sampled_at: 0,
+            forgot_at: -FORGETTING,
+            forgotten: i64::MIN,
             samples_failed: false,
             logged: None,
         }
@@ -260,10 +271,10 @@ impl Keeper {
                 }
                 Pause::unless_asked(IDLE)
             });
-            self.write_samples(&reading);
             report.looked_at.store(reading.now, Ordering::Relaxed);
             report.heartbeat.store(uptime(), Ordering::Relaxed);
             report.answer(asked);
+            self.write_samples(&reading);
             signals::rest(pause.at_least, pause.at_most);
         }
         self.close();
@@ -290,24 +301,39 @@ impl Keeper {
 
     /// Writes down the samples that backends have sent. Those of a failure are lost, and counted.
     fn write_samples(&mut self, reading: &Reading) {
+        if uptime() - self.sampled_at < SAMPLING {
+            return;
+        }
         let samples: Vec<_> = self.shared.take_samples().collect();
         if samples.is_empty() {
             return;
         }
-        // A clock that is not believed deletes nothing.
-        let ready = self.shared.report().verdict().state == State::Ready;
-        let oldest = settings::sample_retention()
-            .filter(|_| ready)
-            .and_then(|retention| reading.now.checked_sub_unsigned(retention));
-        let bound = oldest.map(|oldest| self.layout.lower_bound(oldest));
-        let failed = samples::write(&samples, bound).err();
-        if let Some(failure) = &failed {
+        self.sampled_at = uptime();
+        let failed = samples::write(&samples).err();
+        if failed.is_some() {
             self.count(Counter::SamplesDropped, samples.len() as u64);
-            if !self.samples_failed {
-                warning!("snowflake_id: samples cannot be written: {failure}");
-            }
+        }
+        let failed = failed.or_else(|| self.forget_samples(reading).err());
+        if let Some(failure) = failed.as_ref().filter(|_| !self.samples_failed) {
+            warning!("snowflake_id: samples cannot be written or deleted: {failure}");
         }
         self.samples_failed = failed.is_some();
+    }
+
+    /// Deletes old samples, now and then.
+    fn forget_samples(&mut self, reading: &Reading) -> Result<(), Failure> {
+        // A clock that is not believed deletes nothing.
+        let ready = self.shared.report().verdict().state == State::Ready;
+        let due = ready && uptime() - self.forgot_at >= FORGETTING;
+        let oldest = settings::sample_retention()
+            .filter(|_| due)
+            .and_then(|retention| reading.now.checked_sub_unsigned(retention));
+        if let Some(oldest) = oldest {
+            self.forgot_at = uptime();
+            let bound = self.layout.lower_bound(oldest);
+            self.forgotten = samples::forget(self.forgotten, bound)?;
+        }
+        Ok(())
     }
 
     /// Counts what the registry has answered since the last look.

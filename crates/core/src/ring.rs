@@ -27,16 +27,17 @@ impl<const WORDS: usize, const LEN: usize> Default for Ring<WORDS, LEN> {
 }
 
 impl<const WORDS: usize, const LEN: usize> Ring<WORDS, LEN> {
-    /// Adds an entry, for the one writer. How many there are now; `None` where it was full.
-    pub fn push(&self, entry: [u64; WORDS]) -> Option<usize> {
+    /// Adds an entry, for the one writer; whether there was room for it.
+    pub fn push(&self, entry: [u64; WORDS]) -> bool {
         let written = self.written.load(Ordering::Relaxed);
         let waiting = written.wrapping_sub(self.read.load(Ordering::Acquire)) as usize;
-        let place = self.entries.get(written as usize % LEN).filter(|_| waiting < LEN)?;
+        let place = self.entries.get(written as usize % LEN).filter(|_| waiting < LEN);
+        let Some(place) = place else { return false };
         for (place, word) in place.iter().zip(entry) {
             place.store(word, Ordering::Relaxed);
         }
         self.written.store(written.wrapping_add(1), Ordering::Release);
-        Some(waiting + 1)
+        true
     }
 
     /// Takes the oldest entry, for the one reader.
@@ -62,9 +63,9 @@ mod tests {
         assert_eq!(ring.pop(), None);
         for round in 0..3 {
             for i in 0..4 {
-                assert_eq!(ring.push([round, i]), Some(i as usize + 1));
+                assert!(ring.push([round, i]));
             }
-            assert_eq!(ring.push([9, 9]), None);
+            assert!(!ring.push([9, 9]));
             for i in 0..4 {
                 assert_eq!(ring.pop(), Some([round, i]));
             }

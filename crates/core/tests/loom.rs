@@ -155,7 +155,7 @@ fn a_ring_loses_and_tears_nothing() {
         let ring = Arc::new(Ring::<2, 2>::default());
         let writer = Arc::clone(&ring);
         let writer = thread::spawn(move || -> Vec<[u64; 2]> {
-            (1..=3).map(|i| [i, 10 * i]).filter(|&entry| writer.push(entry).is_some()).collect()
+            (1..=3).map(|i| [i, 10 * i]).filter(|&entry| writer.push(entry)).collect()
         });
         let mut read: Vec<_> = (0..2).filter_map(|_| ring.pop()).collect();
         let written = writer.join().unwrap();
