@@ -50,9 +50,10 @@ impl Generator {
     pub(crate) fn next(&self) -> Result<i64, Error> {
         self.slot.drop_block();
         let block = settings::backend_block();
-        let mut slots = self.claim(block).inspect_err(|_| {
-            self.slot.counters.add(Counter::SingleFailed, 1);
-        })?;
+        // Also one that is cancelled, which ends here by a panic.
+        let failed = Counted { slot: self.slot, counter: Counter::SingleFailed };
+        let mut slots = self.claim(block)?;
+        std::mem::forget(failed);
         self.slot.counters.add(Counter::Blocks, u64::from(block > 1));
         let id = slots.next_id(self.layout);
         self.slot.set_block(slots);
@@ -164,7 +165,8 @@ impl Generator {
     /// Waits as long as may be waited for, and claims again.
     #[cold]
     fn claim_after(&self, n: u64, mut claim: Claim) -> Result<Slots, Error> {
-        let begin = Instant::now();
+        let waited = Waited { slot: self.slot, begin: Instant::now() };
+        let cancelled = Counted { slot: self.slot, counter: Counter::Cancelled };
         // How long has been waited for a clock that is behind.
         let mut behind_since = None;
         let mut asked = None;
@@ -200,7 +202,32 @@ impl Generator {
             }
             claim = self.try_claim(n);
         };
-        self.slot.counters.add_wait(begin.elapsed().as_micros() as u64);
+        std::mem::forget(cancelled);
+        drop(waited);
         result.inspect_err(|error| self.slot.counters.add(error.refusal(), 1))
+    }
+}
+
+/// Counts when it is dropped: at the latest where a cancelled call unwinds.
+struct Counted {
+    slot: &'static BackendSlot,
+    counter: Counter,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.slot.counters.add(self.counter, 1);
+    }
+}
+
+/// Counts a wait, likewise.
+struct Waited {
+    slot: &'static BackendSlot,
+    begin: Instant,
+}
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        self.slot.counters.add_wait(self.begin.elapsed().as_micros() as u64);
     }
 }

@@ -55,10 +55,12 @@ pub(crate) enum Counter {
     Samples,
     /// and samples that were lost before the keeper could write them down.
     SamplesDropped,
+    /// Claims that were cancelled while they waited.
+    Cancelled,
 }
 
 /// How many counters there are, the histogram of waits aside.
-pub(crate) const COUNTERS: usize = Counter::SamplesDropped as usize + 1;
+pub(crate) const COUNTERS: usize = Counter::Cancelled as usize + 1;
 /// Classes of waits: the one of number k is for 2^k up to 2^(k+1) microseconds. The last one is
 /// for all that is longer, above half an hour.
 pub(crate) const CLASSES: usize = 32;

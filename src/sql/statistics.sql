@@ -43,6 +43,7 @@ SELECT
     c.counters[12] AS refused_lease,
     c.counters[13] AS refused_setup,
     c.counters[14] AS refused_time,
+    c.counters[23] AS cancelled,
     c.counters[15] AS windows,
     c.counters[16] / 1000.0::double precision AS window_time,
     c.counters[17] AS lease_renewals,
@@ -86,6 +87,7 @@ COMMENT ON COLUMN pg_stat_snowflake.refused_window IS 'because no window could b
 COMMENT ON COLUMN pg_stat_snowflake.refused_lease IS 'because there was no lease of a worker id';
 COMMENT ON COLUMN pg_stat_snowflake.refused_setup IS 'because of the configuration, or because the node was drained';
 COMMENT ON COLUMN pg_stat_snowflake.refused_time IS 'because the layout has no more time';
+COMMENT ON COLUMN pg_stat_snowflake.cancelled IS 'calls that were cancelled while they waited, by statement_timeout, say';
 COMMENT ON COLUMN pg_stat_snowflake.windows IS 'windows that were reserved';
 COMMENT ON COLUMN pg_stat_snowflake.window_time IS 'how long writing their records took together: milliseconds';
 COMMENT ON COLUMN pg_stat_snowflake.lease_renewals IS 'heartbeats that the registry has answered';
@@ -129,7 +131,8 @@ SELECT
     (SELECT sum(w)::bigint FROM unnest(c.waits) AS w) AS waits,
     c.counters[9] / 1000.0::double precision AS wait_time,
     c.counters[8] AS clock_backward,
-    c.counters[10] + c.counters[11] + c.counters[12] + c.counters[13] + c.counters[14] AS refused
+    c.counters[10] + c.counters[11] + c.counters[12] + c.counters[13] + c.counters[14] AS refused,
+    c.counters[23] AS cancelled
 FROM snowflake_session_counters() AS c JOIN pg_stat_activity AS a USING (pid);
 
 COMMENT ON VIEW pg_stat_snowflake_backends IS
@@ -149,6 +152,7 @@ COMMENT ON COLUMN pg_stat_snowflake_backends.waits IS 'claims that found no id a
 COMMENT ON COLUMN pg_stat_snowflake_backends.wait_time IS 'how long these took together: milliseconds';
 COMMENT ON COLUMN pg_stat_snowflake_backends.clock_backward IS 'claims that found the clock behind the node''s ids';
 COMMENT ON COLUMN pg_stat_snowflake_backends.refused IS 'calls that ended with an error';
+COMMENT ON COLUMN pg_stat_snowflake_backends.cancelled IS 'calls that were cancelled while they waited';
 
 GRANT SELECT ON pg_stat_snowflake_backends TO pg_monitor;
 

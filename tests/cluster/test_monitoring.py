@@ -280,6 +280,7 @@ def test_each_metric_is_of_its_column(start_server, connect, watch):
     expect("snowflake_lease_duration_seconds", 5400)
     for reason in "clock", "window", "lease", "setup", "time":
         expect("snowflake_refusals_total", row[f"refused_{reason}"], reason=reason)
+    expect("snowflake_refusals_total", row["cancelled"], reason="cancelled")
     for k in range(32):
         expect("snowflake_wait_seconds_bucket", sum(row["wait_histogram"][: k + 1]), le=f"{2 ** (k + 1) / 1_000_000}")
     expect("snowflake_wait_seconds_bucket", row["waits"], le="+Inf")

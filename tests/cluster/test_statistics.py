@@ -231,6 +231,38 @@ def test_what_a_node_has_left(node):
     assert row.years_left == pytest.approx((ends - now).total_seconds() / 31_557_600, abs=1e-4)
 
 
+def test_cancelled_calls(node):
+    """They are calls, and their waits are waits."""
+    node.execute("SELECT snowflake_nextval()")
+    (keeper,) = node.execute("SELECT keeper_pid FROM snowflake_status").fetchone()
+    node.execute("SELECT pg_stat_snowflake_reset(); SET statement_timeout = '200ms'")
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        # What is left of the window.
+        eventually(lambda: ended(node) == "57014")
+        row = statistics(node)
+        for query in "SELECT snowflake_nextval()", "SELECT count(*) FROM snowflake_batch(10)":
+            assert refusal(node, query).sqlstate == "57014"
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    after = statistics(node)
+    assert (after.ids, after.calls, after.batches) == (row.ids, row.calls + 2, 1)
+    assert (row.cancelled, after.cancelled) == (1, 3)
+    assert after.waits - row.waits == 2
+    # The timeout runs from before the call on.
+    assert 300 < after.wait_time - row.wait_time
+    assert sessions(node)[pid(node)].cancelled == 3
+
+
+def ended(connection):
+    """By what SQLSTATE a call ended; None if it did not."""
+    try:
+        connection.execute("SELECT snowflake_nextval()")
+    except psycopg.Error as error:
+        return error.sqlstate
+    return None
+
+
 def test_changes_of_the_worker_id(start_server, connect):
     server = start_server()
     connection = connect(server)
