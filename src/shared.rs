@@ -103,11 +103,8 @@ impl Shared {
     /// since then, in microseconds, and when the reset was, in microseconds since 1970.
     pub(crate) fn statistics(&self) -> (Totals, u64, i64) {
         let (base, reset, at) = self.base();
-        let behind = |slot: &BackendSlot| {
-            let same = slot.clock_backward_reset.load(Ordering::Relaxed) == reset;
-            if same { slot.clock_backward_max.load(Ordering::Relaxed) } else { 0 }
-        };
-        let behind = self.slots().iter().map(behind).max().unwrap_or(0);
+        let behind = self.slots().iter().map(|slot| slot.clock_backward_max(reset));
+        let behind = behind.max().unwrap_or(0);
         (since(&self.totals(), &base), behind, at)
     }
 
@@ -230,10 +227,14 @@ impl BackendSlot {
     pub(crate) fn clock_backward(&self, shared: &Shared, by: u64) {
         self.counters.add(Counter::ClockBackward, 1);
         let (_, reset, _) = shared.base();
-        let same = self.clock_backward_reset.load(Ordering::Relaxed) == reset;
-        let before = if same { self.clock_backward_max.load(Ordering::Relaxed) } else { 0 };
-        self.clock_backward_max.store(before.max(by), Ordering::Relaxed);
+        self.clock_backward_max.store(self.clock_backward_max(reset).max(by), Ordering::Relaxed);
         self.clock_backward_reset.store(reset, Ordering::Relaxed);
+    }
+
+    /// The furthest that it was, since the reset of that number.
+    fn clock_backward_max(&self, reset: u64) -> u64 {
+        let same = self.clock_backward_reset.load(Ordering::Relaxed) == reset;
+        if same { self.clock_backward_max.load(Ordering::Relaxed) } else { 0 }
     }
 
     #[inline]

@@ -408,11 +408,7 @@ class FakeClock:
             raise ServerError("libfaketime is missing: apt-get install faketime")
         self.path = Path(path)
         waits = self.path.with_suffix(".waits.so")
-        source = PROJECT / "tools/faketime_waits.c"
-        # cc is what Rust links with; the library says what it is for.
-        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", waits, source], check=True)
-        # The servers' user must be able to read it, whatever the umask.
-        waits.chmod(0o755)
+        compile_library(PROJECT / "tools/faketime_waits.c", waits)
         self.env = {
             "LD_PRELOAD": f"{waits}:{libraries[0]}",
             "FAKETIME_TIMESTAMP_FILE": str(self.path),
@@ -428,6 +424,14 @@ class FakeClock:
     def offset(self, seconds):
         """Set the clock this far before (negative) or after the real one."""
         self.set(f"{seconds:+.6f}")
+
+
+def compile_library(source, library):
+    """Compile what a server shall preload (LD_PRELOAD). The source says what it is for."""
+    # cc is what Rust links with.
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+    # The servers' user must be able to read it, whatever the umask.
+    library.chmod(0o755)
 
 
 HOST = "127.0.0.1"

@@ -12,7 +12,6 @@ import datetime
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import psycopg
 import pytest
 from clients import eventually
 from psycopg.rows import namedtuple_row
-from throwaway import Server, ServerError
+from throwaway import Server, ServerError, compile_library
 
 DEADLINE = 60
 NEXT = "SELECT snowflake_nextval()"
@@ -444,8 +443,7 @@ def full_disk(installation):
     """The environment of a server whose disk is full while a file exists, and that file."""
     directory = installation.directory()
     library, flag = directory / "full_disk.so", directory / "full"
-    source = Path(__file__).with_name("full_disk.c")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    compile_library(Path(__file__).with_name("full_disk.c"), library)
     return {"LD_PRELOAD": str(library), "FULL_DISK": str(flag)}, flag
 
 

@@ -23,7 +23,7 @@ from monitor import SETUP, PostgresExporter, Prometheus, SqlExporter
 from nodes import IDS, REPLICATION, Lessee, configure, next_id, refusal, status
 from psycopg.rows import dict_row
 from registries import Etcd, Proxy
-from throwaway import PROJECT
+from throwaway import PROJECT, compile_library
 
 # Nothing of this has to do with the server's version.
 pytestmark = pytest.mark.once
@@ -151,8 +151,7 @@ def kernel_clock(installation):
     """The environment of a server whose kernel says how wrong the clock is, and how to set it, in seconds."""
     directory = installation.directory()
     library, file = directory / "kernel_clock.so", directory / "error"
-    source = Path(__file__).with_name("kernel_clock.c")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    compile_library(Path(__file__).with_name("kernel_clock.c"), library)
 
     def wrong_by(seconds):
         new = file.with_suffix(".new")
