@@ -11,7 +11,7 @@ use crate::wait::wait;
 use once_cell::sync::OnceCell;
 use pgrx::pg_sys;
 use snowflake_core::sync::Ordering;
-use snowflake_core::{Claim, Clock, Layout, Slots};
+use snowflake_core::{Claim, ClaimedTick, Clock, Layout, Slots};
 use std::time::{Duration, Instant};
 
 /// One backend's access to the node's ids.
@@ -49,48 +49,51 @@ impl Generator {
     /// One id for a call that found none at once, with everything that it may take.
     pub(crate) fn next(&self) -> Result<i64, Error> {
         self.slot.drop_block();
-        let block = settings::backend_block();
         // Also one that is cancelled, which ends here by a panic.
         let failed = Counted { slot: self.slot, counter: Counter::SingleFailed };
-        let mut slots = self.claim(block)?;
+        let slots = self.claim(settings::backend_block())?;
         std::mem::forget(failed);
-        self.slot.counters.add(Counter::Blocks, u64::from(block > 1));
-        let id = slots.next_id(self.layout);
-        self.slot.set_block(slots);
-        // A claim never comes back empty.
-        Ok(self.issued(id.unwrap_or(NO_ID)))
+        Ok(self.first_of(slots))
     }
 
     #[inline]
     fn next_at_once(&self) -> Option<i64> {
-        let block = self.slot.block();
+        // Before all else: what is loaded after this call need not be kept over it.
+        let now = WallClock.now();
+        let (allocator, tick) = (&self.shared.allocator, self.slot.tick());
+        let max_ahead = settings::max_ahead();
+        let mut block = self.slot.block();
         let id = if settings::backend_block() > 1 {
-            self.next_of_block(block)?
+            let id = allocator.next_claimed(self.layout, now, &tick, &mut block, max_ahead);
+            self.slot.set_block(block);
+            id
         } else if block.is_empty() {
-            match self.try_claim(1) {
-                Claim::Ready(slots) => slots.last_id(self.layout),
-                _ => return None,
-            }
+            allocator.claim_next(self.layout, now, &tick, max_ahead)
         } else {
-            // Left over from when blocks were allowed; dropped by the claim of a new one.
-            return None;
+            // Left over from when blocks were allowed.
+            None
         };
-        Some(self.issued(id))
+        id.map_or_else(|| self.next_of_another_tick(), |id| Some(self.issued(id)))
     }
 
-    /// One id of the backend's block, if it has one that may still be issued. Else the
-    /// next claim replaces the block, and what is left of it is never issued.
-    #[inline]
-    fn next_of_block(&self, mut block: Slots) -> Option<i64> {
-        let max_ahead = settings::max_ahead();
-        if block.is_empty()
-            || !self.shared.allocator.may_issue(self.layout, &WallClock, &block, max_ahead)
-        {
-            return None;
+    /// One id, if there is one without waiting, where the last claim is of no more use.
+    #[inline(never)]
+    fn next_of_another_tick(&self) -> Option<i64> {
+        self.slot.drop_block();
+        match self.try_claim(settings::backend_block()) {
+            Claim::Ready(slots) => Some(self.first_of(slots)),
+            _ => None,
         }
-        let id = block.next_id(self.layout);
-        self.slot.set_block(block);
-        id
+    }
+
+    /// The first id of a claim. What follows it is the backend's block.
+    fn first_of(&self, mut slots: Slots) -> i64 {
+        self.slot.counters.add(Counter::Blocks, u64::from(settings::backend_block() > 1));
+        self.slot.set_tick(ClaimedTick::of(self.layout, &slots));
+        let id = slots.next_id(self.layout);
+        self.slot.set_block(slots);
+        // A claim never comes back empty.
+        self.issued(id.unwrap_or(NO_ID))
     }
 
     /// A call made this one id.

@@ -18,7 +18,7 @@ use crate::wait::wait;
 use pgrx::prelude::*;
 use snowflake_core::ring::Ring;
 use snowflake_core::sync::{AtomicI64, AtomicU64, CacheLine, Ordering};
-use snowflake_core::{Allocator, Clock, Slots};
+use snowflake_core::{Allocator, ClaimedTick, Clock, Slots};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr};
 
 /// What all backends of the node share.
@@ -46,8 +46,10 @@ struct Statistics {
 pub(crate) struct BackendSlot {
     /// The session's last id, [`NO_ID`] before the first.
     pub(crate) last_id: AtomicI64,
+    /// The tick of the backend's last claim for one id or a block.
+    tick: Words<4>,
     /// What is left of the backend's block.
-    block: [AtomicU64; 3],
+    block: Words<2>,
     pub(crate) counters: Counters,
     /// How the counters stood when the session began.
     session: [AtomicU64; WORDS],
@@ -238,13 +240,39 @@ impl BackendSlot {
     }
 
     #[inline]
+    pub(crate) fn tick(&self) -> ClaimedTick {
+        ClaimedTick::from_words(self.tick.get())
+    }
+
+    pub(crate) fn set_tick(&self, tick: ClaimedTick) {
+        self.tick.set(tick.into_words());
+    }
+
+    #[inline]
     pub(crate) fn block(&self) -> Slots {
-        Slots::from_words(std::array::from_fn(|i| self.block[i].load(Ordering::Relaxed)))
+        Slots::from_words(self.block.get())
     }
 
     #[inline]
     pub(crate) fn set_block(&self, block: Slots) {
-        for (word, value) in self.block.iter().zip(block.into_words()) {
+        self.block.set(block.into_words());
+    }
+}
+
+/// Words that one process writes and reads.
+#[derive(Debug)]
+#[repr(transparent)]
+struct Words<const N: usize>([AtomicU64; N]);
+
+impl<const N: usize> Words<N> {
+    #[inline]
+    fn get(&self) -> [u64; N] {
+        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn set(&self, values: [u64; N]) {
+        for (word, value) in self.0.iter().zip(values) {
             word.store(value, Ordering::Relaxed);
         }
     }

@@ -31,6 +31,14 @@
 //! every limit was durably reserved before it was published, so a claim below
 //! an old one is as good as below the present one.
 //!
+//! # One id at a time
+//!
+//! Most claims are for one id, and follow another of the same tick. [`ClaimedTick`] keeps
+//! what they have in common: from when until when the clock allows the tick, and the id of its
+//! first slot. [`Allocator::claim_next`] then compares, swaps and adds. It claims nothing that
+//! [`Allocator::claim`] would not: it is that function for the case that nothing has changed
+//! but the sequence, and leaves every other case to it.
+//!
 //! # Taking a lease away
 //!
 //! [`Allocator::change_lease`] and [`Allocator::end_lease`] close the limit, then
@@ -60,12 +68,22 @@ pub struct Allocator {
     limit: CacheLine<AtomicU64>,
 }
 
-/// Slots that a claim took: for its taker alone.
+/// Slots that a claim took: for its taker alone. Both are words as the cursor is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
-    node: u64,
     next: u64,
     end: u64,
+}
+
+/// The tick of a backend's last claim. The default is no tick, of which nothing can be claimed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClaimedTick {
+    /// Its first slot with the node's number, as in the cursor, and the id of that.
+    first: u64,
+    id: i64,
+    /// Clock readings between which it is the present one.
+    begin: i64,
+    end: i64,
 }
 
 /// The right of a node to issue the slots from `floor` up to, not including, `limit`.
@@ -149,13 +167,74 @@ impl Allocator {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return Claim::Ready(Slots { node, next: start, end: taken }),
+                Ok(_) => {
+                    let node = node << bits;
+                    return Claim::Ready(Slots { next: node | start, end: node | taken });
+                }
                 Err(current) => {
                     cursor = current;
                     clock_read_after_cursor = false;
                 }
             }
         }
+    }
+
+    /// Claims the next slot and returns its id, if it is of the tick of the caller's last claim,
+    /// and the clock, read just now, allows that tick. Else, or if there is any reason to wait,
+    /// `None`: [`Self::claim`] knows what to do.
+    #[inline]
+    pub fn claim_next(
+        &self,
+        layout: &Layout,
+        now: i64,
+        tick: &ClaimedTick,
+        max_ahead: u64,
+    ) -> Option<i64> {
+        if !tick.is_open(now, max_ahead) {
+            return None;
+        }
+        // Loading the cursor first, asking for its cache line to write, guessing it from the last
+        // claim, and fetch_add, which could not be taken back, were measured against each other
+        // with eight backends on two cores: less than 5 % apart.
+        let mut cursor = self.cursor.0.load(Ordering::Acquire);
+        loop {
+            let id = tick.id(layout, cursor)?;
+            if !self.reaches(layout, cursor) {
+                return None;
+            }
+            // The limit lies beyond the cursor, so there is one more slot in the word.
+            match self.cursor.0.compare_exchange_weak(
+                cursor,
+                cursor + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Some(id),
+                Err(current) => cursor = current,
+            }
+        }
+    }
+
+    /// The id of the next of slots that were claimed earlier, all in one tick, if they may be
+    /// issued now: the window that they were claimed from is still open, and their tick is the
+    /// present one, or one that is not too far ahead of the clock. The id thus carries
+    /// the time at which it is made. If `None`, they are never issued.
+    #[inline]
+    pub fn next_claimed(
+        &self,
+        layout: &Layout,
+        now: i64,
+        tick: &ClaimedTick,
+        slots: &mut Slots,
+        max_ahead: u64,
+    ) -> Option<i64> {
+        if slots.is_empty() || !tick.is_open(now, max_ahead) || !self.reaches(layout, slots.end - 1)
+        {
+            return None;
+        }
+        let id = tick.id(layout, slots.next)?;
+        slots.next += 1;
+        Some(id)
     }
 
     /// Gives the allocator to a node, or to the same node anew. The slots begin at
@@ -224,30 +303,19 @@ impl Allocator {
         }
     }
 
-    /// Whether slots that were claimed earlier may be issued now: the window that they
-    /// were claimed from is still open, and their tick is the present one, or one that
-    /// is not too far ahead of the clock. An id made from them then carries the time
-    /// at which it is made.
-    #[inline]
-    pub fn may_issue(
-        &self,
-        layout: &Layout,
-        clock: &impl Clock,
-        slots: &Slots,
-        max_ahead: u64,
-    ) -> bool {
-        let now = since_epoch(layout, clock);
-        slots.end <= self.limit_of(layout, slots.node)
-            && first_present_slot(layout, now).is_some_and(|present| present <= slots.next)
-            && wait_for(layout, slots.next, now, max_ahead) == 0
-    }
-
     /// The exclusive end of what a node may issue now. 0, so nothing, where there is no
     /// window, or another node's.
     #[inline]
     fn limit_of(&self, layout: &Layout, node: u64) -> u64 {
         let limit = self.limit.0.load(Ordering::Acquire);
         if limit >> layout.slot_bits() == node { limit & layout.last_slot() } else { 0 }
+    }
+
+    /// Whether a word, of a slot with a node's number, lies before the limit of that node.
+    #[inline]
+    fn reaches(&self, layout: &Layout, word: u64) -> bool {
+        let limit = self.limit.0.load(Ordering::Acquire);
+        limit > word && (limit ^ word) >> layout.slot_bits() == 0
     }
 
     /// Takes the window away: claims get [`Claim::NeedWindow`], but one that is under way
@@ -323,20 +391,20 @@ impl Slots {
 
     /// The slots as plain numbers, to be kept in shared memory.
     #[inline]
-    pub const fn into_words(self) -> [u64; 3] {
-        [self.node, self.next, self.end]
+    pub const fn into_words(self) -> [u64; 2] {
+        [self.next, self.end]
     }
 
     /// The slots that [`Self::into_words`] wrote.
     #[inline]
-    pub const fn from_words([node, next, end]: [u64; 3]) -> Self {
-        Self { node, next, end }
+    pub const fn from_words([next, end]: [u64; 2]) -> Self {
+        Self { next, end }
     }
 
     /// The id of the last slot. There must be one.
     #[inline]
     pub const fn last_id(&self, layout: &Layout) -> i64 {
-        layout.id(self.node, self.end - 1)
+        layout.id_of_word(self.end - 1)
     }
 
     /// The id of the next slot.
@@ -345,7 +413,7 @@ impl Slots {
         if self.is_empty() {
             return None;
         }
-        let id = layout.id(self.node, self.next);
+        let id = layout.id_of_word(self.next);
         self.next += 1;
         Some(id)
     }
@@ -355,11 +423,54 @@ impl Slots {
     #[inline]
     pub fn fill(&mut self, layout: &Layout, out: &mut [i64]) -> usize {
         let count = out.len().min(self.len() as usize);
-        for (id, slot) in out[..count].iter_mut().zip(self.next..) {
-            *id = layout.id(self.node, slot);
+        for (id, word) in out[..count].iter_mut().zip(self.next..) {
+            *id = layout.id_of_word(word);
         }
         self.next += count as u64;
         count
+    }
+}
+
+impl ClaimedTick {
+    /// The tick of slots that were claimed just now. There must be one slot at least.
+    pub fn of(layout: &Layout, slots: &Slots) -> Self {
+        let slot = slots.next & layout.last_slot();
+        let tick = layout.tick_of_slot(slot);
+        let length = layout.tick_length().cast_signed();
+        let end = layout.time_of(tick).and_then(|begin| begin.checked_add(length));
+        // Beyond what a clock can read: no claim is worth preparing for.
+        let Some(end) = end else { return Self::default() };
+        let first = slots.next - (slot - layout.first_slot(tick));
+        Self { first, id: layout.id_of_word(first), begin: end - length, end }
+    }
+
+    /// The tick as plain numbers, to be kept in shared memory.
+    #[inline]
+    pub const fn into_words(self) -> [u64; 4] {
+        [self.first, self.id.cast_unsigned(), self.begin.cast_unsigned(), self.end.cast_unsigned()]
+    }
+
+    /// The tick that [`Self::into_words`] wrote.
+    #[inline]
+    pub const fn from_words([first, id, begin, end]: [u64; 4]) -> Self {
+        Self { first, id: id.cast_signed(), begin: begin.cast_signed(), end: end.cast_signed() }
+    }
+
+    /// Whether it is the present tick, or one that is not too far ahead of the clock.
+    #[inline]
+    const fn is_open(&self, now: i64, max_ahead: u64) -> bool {
+        now < self.end && now.saturating_add_unsigned(max_ahead) >= self.begin
+    }
+
+    /// The id of a slot that is of this tick and node.
+    #[inline]
+    const fn id(&self, layout: &Layout, word: u64) -> Option<i64> {
+        let sequence = word.wrapping_sub(self.first);
+        if layout.tick_of_slot(sequence) == 0 {
+            Some(self.id + layout.sequence_in_id(sequence))
+        } else {
+            None
+        }
     }
 }
 

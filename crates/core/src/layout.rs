@@ -440,6 +440,18 @@ impl Layout {
             slot & self.sequence.max(),
         )
     }
+
+    /// The id of a slot, given with the node's number above it.
+    #[inline]
+    pub(crate) const fn id_of_word(&self, word: u64) -> i64 {
+        self.id(word >> self.slot_bits(), word & self.last_slot())
+    }
+
+    /// What a sequence adds to an id that has sequence 0.
+    #[inline]
+    pub(crate) const fn sequence_in_id(&self, sequence: u64) -> i64 {
+        self.sequence.put(sequence).cast_signed()
+    }
 }
 
 /// The spelling: what [`Layout::parse`] reads.

@@ -26,7 +26,7 @@ pub mod sync;
 pub mod text;
 pub mod window;
 
-pub use allocator::{Allocator, Claim, Lease, Position, Slots};
+pub use allocator::{Allocator, Claim, ClaimedTick, Lease, Position, Slots};
 pub use clock::{Clock, ManualClock};
 pub use clock_watch::ClockWatch;
 pub use error::{FieldError, LayoutError, TextError, TimeError};

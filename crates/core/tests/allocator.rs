@@ -3,7 +3,9 @@
 #![cfg(not(loom))]
 
 use proptest::prelude::*;
-use snowflake_core::{Allocator, Claim, Clock, Field, Layout, Lease, ManualClock, Position};
+use snowflake_core::{
+    Allocator, Claim, ClaimedTick, Clock, Field, Layout, Lease, ManualClock, Position,
+};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +27,26 @@ fn claim(allocator: &Allocator, layout: &Layout, n: u64, now: i64, max_ahead: u6
 fn ids(layout: &Layout, claim: Claim) -> Vec<i64> {
     let Claim::Ready(mut slots) = claim else { panic!("{claim:?}") };
     std::iter::from_fn(|| slots.next_id(layout)).collect()
+}
+
+/// One id, as a backend makes it: by what its last claim left, or by another claim.
+fn next(
+    allocator: &Allocator,
+    layout: &Layout,
+    clock: &impl Clock,
+    tick: &mut ClaimedTick,
+    max_ahead: u64,
+) -> Result<i64, Claim> {
+    if let Some(id) = allocator.claim_next(layout, clock.now(), tick, max_ahead) {
+        return Ok(id);
+    }
+    match allocator.claim(layout, clock, 1, max_ahead) {
+        Claim::Ready(slots) => {
+            *tick = ClaimedTick::of(layout, &slots);
+            Ok(slots.last_id(layout))
+        }
+        refused => Err(refused),
+    }
 }
 
 #[test]
@@ -162,26 +184,88 @@ fn the_widest_layouts_do_not_overflow() {
         );
         claim(&allocator, &layout, u64::MAX, i64::MAX, u64::MAX);
         claim(&allocator, &layout, u64::MAX, i64::MIN, u64::MAX);
+        for now in [0, i64::MIN, i64::MAX] {
+            let mut tick = ClaimedTick::default();
+            for _ in 0..3 {
+                let _ = next(&allocator, &layout, &ManualClock::new(now), &mut tick, u64::MAX);
+            }
+        }
     }
 }
 
 #[test]
 fn leftover_slots_are_good_while_their_tick_and_lease_last() {
     let (layout, allocator) = (layout(), open(&layout(), 5));
-    let Claim::Ready(slots) = claim(&allocator, &layout, 64, 7_000_000, 0) else { panic!() };
-    let may_issue =
-        |now, max_ahead| allocator.may_issue(&layout, &ManualClock::new(now), &slots, max_ahead);
-    assert!(may_issue(7_000_999, 0));
-    assert!(!may_issue(7_001_000, 0));
-    assert!(!may_issue(6_999_999, 0));
-    assert!(may_issue(6_999_999, 1));
-    // Another node's number, and none.
+    let Claim::Ready(mut slots) = claim(&allocator, &layout, 7, 7_000_000, 0) else { panic!() };
+    let tick = ClaimedTick::of(&layout, &slots);
+    let next = |slots: &mut _, now, max_ahead| {
+        allocator.next_claimed(&layout, now, &tick, slots, max_ahead)
+    };
+    let id = |sequence| Some(layout.id(5, layout.first_slot(7000) + sequence));
+    assert_eq!(next(&mut slots, 7_000_999, 0), id(0));
+    assert_eq!(next(&mut slots, 7_001_000, 0), None);
+    assert_eq!(next(&mut slots, 6_999_999, 0), None);
+    assert_eq!(next(&mut slots, 6_999_999, 1), id(1));
+    // Another node's number, the own one anew but for one slot, and none.
     allocator.change_lease(&layout, Lease { node: 6, floor: 0, limit: u64::MAX });
-    assert!(!may_issue(7_000_999, 0));
-    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: u64::MAX });
-    assert!(may_issue(7_000_999, 0));
+    assert_eq!(next(&mut slots, 7_000_999, 0), None);
+    let short = layout.first_slot(7000) + 6;
+    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: short });
+    assert_eq!(next(&mut slots, 7_000_999, 0), None);
+    allocator.extend(&layout, short + 1);
+    assert_eq!(next(&mut slots, 7_000_999, 0), id(2));
     allocator.end_lease(&layout);
-    assert!(!may_issue(7_000_999, 0));
+    assert_eq!(next(&mut slots, 7_000_999, 0), None);
+    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: u64::MAX });
+    let rest: Vec<_> = (0..9).map_while(|_| next(&mut slots, 7_000_999, 0)).collect();
+    assert_eq!(rest, (3..7).filter_map(id).collect::<Vec<_>>());
+    // A tick that they are not of.
+    let Claim::Ready(mut slots) = claim(&allocator, &layout, 7, 7_001_000, 0) else { panic!() };
+    assert_eq!(next(&mut slots, 7_000_999, 5000), None);
+}
+
+#[test]
+fn the_next_id_of_a_tick_takes_one_look() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    let Claim::Ready(slots) = claim(&allocator, &layout, 1, 7_000_250, 0) else { panic!() };
+    let tick = ClaimedTick::of(&layout, &slots);
+    let next = |now, max_ahead| allocator.claim_next(&layout, now, &tick, max_ahead);
+    let id = |sequence| Some(layout.id(5, layout.first_slot(7000) + sequence));
+    assert_eq!(next(7_000_000, 0), id(1));
+    assert_eq!(next(7_000_999, 0), id(2));
+    assert_eq!(next(7_001_000, 0), None);
+    assert_eq!(next(6_999_999, 0), None);
+    assert_eq!(next(6_999_999, 1), id(3));
+    let unset = ClaimedTick::default();
+    assert_eq!(allocator.claim_next(&layout, 7_000_000, &unset, 0), None);
+    // To the tick's end, and not into the next one.
+    let rest: Vec<_> = (0..9999).map_while(|_| next(7_000_500, 5000)).collect();
+    assert_eq!(rest, (4..4096).filter_map(id).collect::<Vec<_>>());
+    // Kept with the words of shared memory.
+    assert_eq!(ClaimedTick::from_words(tick.into_words()), tick);
+}
+
+#[test]
+fn the_next_id_keeps_to_the_window() {
+    let (layout, allocator) = (layout(), Allocator::default());
+    let limit = |sequence| layout.first_slot(7000) + sequence;
+    allocator.change_lease(&layout, Lease { node: 5, floor: limit(0), limit: limit(2) });
+    let Claim::Ready(slots) = claim(&allocator, &layout, 1, 7_000_000, 0) else { panic!() };
+    let tick = ClaimedTick::of(&layout, &slots);
+    let next = || allocator.claim_next(&layout, 7_000_000, &tick, 0);
+    assert_eq!(next(), Some(layout.id(5, limit(1))));
+    assert_eq!(next(), None);
+    allocator.extend(&layout, limit(3));
+    assert_eq!(next(), Some(layout.id(5, limit(2))));
+    // Another node's number.
+    allocator.change_lease(&layout, Lease { node: 6, floor: 0, limit: u64::MAX });
+    assert_eq!(next(), None);
+    allocator.change_lease(&layout, Lease { node: 4, floor: 0, limit: u64::MAX });
+    assert_eq!(next(), None);
+    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: u64::MAX });
+    assert_eq!(next(), Some(layout.id(5, limit(3))));
+    allocator.end_lease(&layout);
+    assert_eq!(next(), None);
 }
 
 #[test]
@@ -253,20 +337,36 @@ fn tens_of_millions_of_slots_from_threads_are_distinct() {
                 let reading = Reading { clock, last: Cell::new(0) };
                 let mut last = -1;
                 let mut count = 0;
-                while count < PER_THREAD {
-                    match allocator.claim(&layout, &reading, length, 0) {
+                let mut got = |id: i64| {
+                    assert!(id > last, "not increasing");
+                    last = id;
+                    count += 1;
+                    let fields = layout.unpack(id).unwrap();
+                    assert_eq!(fields.worker, Some(9));
+                    let bit = (fields.tick - 1000) * 4096 + u64::from(fields.sequence.unwrap());
+                    let before =
+                        seen[(bit / 64) as usize].fetch_or(1 << (bit % 64), Ordering::Relaxed);
+                    duplicates.fetch_add(before >> (bit % 64) & 1, Ordering::Relaxed);
+                    count < PER_THREAD
+                };
+                let mut tick = ClaimedTick::default();
+                let mut more = true;
+                while more {
+                    let claim = if length == 1 {
+                        match next(allocator, &layout, &reading, &mut tick, 0) {
+                            Ok(id) => {
+                                more = got(id);
+                                continue;
+                            }
+                            Err(refused) => refused,
+                        }
+                    } else {
+                        allocator.claim(&layout, &reading, length, 0)
+                    };
+                    match claim {
                         Claim::Ready(mut slots) => {
                             while let Some(id) = slots.next_id(&layout) {
-                                assert!(id > last, "not increasing");
-                                last = id;
-                                count += 1;
-                                let fields = layout.unpack(id).unwrap();
-                                assert_eq!(fields.worker, Some(9));
-                                let bit = (fields.tick - 1000) * 4096
-                                    + u64::from(fields.sequence.unwrap());
-                                let before = seen[(bit / 64) as usize]
-                                    .fetch_or(1 << (bit % 64), Ordering::Relaxed);
-                                duplicates.fetch_add(before >> (bit % 64) & 1, Ordering::Relaxed);
+                                more = got(id);
                             }
                         }
                         // The clock moves when a tick is used up, to the next one, and never
@@ -285,6 +385,40 @@ fn tens_of_millions_of_slots_from_threads_are_distinct() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Two nodes with the same history, one of which prepares its ticks: they make the same
+    /// ids, and refuse the same.
+    #[test]
+    fn a_prepared_tick_changes_nothing(
+        steps in proptest::collection::vec((-3000i64..3000, 0u64..3000, 0u64..5, 0u8..40), 1..300)
+    ) {
+        // Ticks that are soon used up.
+        let layout = Layout::parse("timestamp:41,worker:4,sequence:3", Some(0)).unwrap();
+        let (plain, prepared) = (open(&layout, 1), open(&layout, 1));
+        let (mut now, mut node, mut tick) = (1_000_000, 1, ClaimedTick::default());
+        for (step, max_ahead, n, event) in steps {
+            now += if event % 2 == 0 { step } else { step / 100 };
+            let limit = layout.first_slot(now as u64 / 1000 + 2) + n;
+            for allocator in [&plain, &prepared] {
+                match event {
+                    0 => { allocator.change_lease(&layout, Lease { node: n, floor: 0, limit }); }
+                    1 => { allocator.change_lease(&layout, Lease { node, floor: 0, limit: u64::MAX }); }
+                    2 => { allocator.end_lease(&layout); }
+                    3..10 => allocator.extend(&layout, limit),
+                    10..15 => { claim(allocator, &layout, n, now, max_ahead); }
+                    _ => {}
+                }
+            }
+            node = if event == 0 { n } else { node };
+            let clock = ManualClock::new(now);
+            let expected = match plain.claim(&layout, &clock, 1, max_ahead) {
+                Claim::Ready(slots) => Ok(slots.last_id(&layout)),
+                refused => Err(refused),
+            };
+            prop_assert_eq!(next(&prepared, &layout, &clock, &mut tick, max_ahead), expected);
+            prop_assert_eq!(prepared.position(&layout), plain.position(&layout));
+        }
+    }
 
     /// Any clock, any batch, any change of lease: ids increase, keep to the lease
     /// and never carry a time that is farther ahead of the clock than allowed.

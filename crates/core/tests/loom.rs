@@ -8,7 +8,7 @@
 use loom::sync::Arc;
 use loom::thread;
 use snowflake_core::ring::Ring;
-use snowflake_core::{Allocator, Claim, Clock, Layout, Lease};
+use snowflake_core::{Allocator, Claim, ClaimedTick, Clock, Layout, Lease};
 
 const OLD: Lease = Lease { node: 1, floor: 0, limit: 6 };
 const NEW: Lease = Lease { node: 2, floor: 4, limit: 8 };
@@ -92,6 +92,37 @@ fn one_backend_against_a_change_of_lease() {
 #[test]
 fn two_backends_against_a_change_of_lease() {
     claims_against_a_change_of_lease(2, 1, Some(4));
+}
+
+/// Backends that go on with a tick that they claimed from before, while the keeper changes the
+/// lease, and then changes it back.
+#[test]
+fn prepared_ticks_against_changes_of_lease() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let layout = layout();
+        let allocator = Arc::new(Allocator::default());
+        allocator.change_lease(&layout, Lease { limit: 2, ..OLD });
+        let Claim::Ready(slots) = allocator.claim(&layout, &Still, 1, 0) else { panic!() };
+        let tick = ClaimedTick::of(&layout, &slots);
+        let backends: Vec<_> = (0..2)
+            .map(|_| {
+                let allocator = Arc::clone(&allocator);
+                thread::spawn(move || [(); 2].map(|()| allocator.claim_next(&layout, 0, &tick, 0)))
+            })
+            .collect();
+        let end_of_old = allocator.change_lease(&layout, Lease { limit: 4, ..NEW });
+        allocator.change_lease(&layout, Lease { limit: 4, ..OLD });
+        let mut all: Vec<_> = Vec::new();
+        for backend in backends {
+            let got: Vec<_> = backend.join().unwrap().into_iter().flatten().collect();
+            assert!(got.is_sorted(), "not increasing: {got:?}");
+            all.extend(got);
+        }
+        // Of the first lease, slot 1 is left; of the third, none, for the second began at 4.
+        assert!(all.is_empty() || all == [layout.id(1, 1)] && end_of_old == 2, "{all:?}");
+    });
 }
 
 #[test]
