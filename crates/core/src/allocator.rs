@@ -68,7 +68,7 @@ pub struct Allocator {
     limit: CacheLine<AtomicU64>,
 }
 
-/// Slots that a claim took: for its taker alone. Both are words as the cursor is.
+/// Slots that a claim took, all of one tick: for its taker alone. Both are words as the cursor is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
     next: u64,
@@ -423,8 +423,10 @@ impl Slots {
     #[inline]
     pub fn fill(&mut self, layout: &Layout, out: &mut [i64]) -> usize {
         let count = out.len().min(self.len() as usize);
-        for (id, word) in out[..count].iter_mut().zip(self.next..) {
-            *id = layout.id_of_word(word);
+        // All of one tick, they differ in the sequence alone.
+        let first = layout.id_of_word(self.next);
+        for (id, sequence) in out[..count].iter_mut().zip(0..) {
+            *id = first + layout.sequence_in_id(sequence);
         }
         self.next += count as u64;
         count

@@ -225,6 +225,25 @@ fn leftover_slots_are_good_while_their_tick_and_lease_last() {
 }
 
 #[test]
+fn slots_fill_an_array_with_the_ids_that_they_have() {
+    for text in
+        ["default", "mastodon", "timestamp:41@7us,sequence:9,unused:2,worker:8,datacenter:3"]
+    {
+        let layout = Layout::parse(text, Some(0)).unwrap();
+        let allocator = open(&layout, layout.node(None, None).unwrap_or(0));
+        let Claim::Ready(slots) = claim(&allocator, &layout, 300, 5_000_000, 0) else { panic!() };
+        let mut rest = slots;
+        let expected: Vec<_> = std::iter::from_fn(|| rest.next_id(&layout)).collect();
+        assert_eq!(expected.len(), 300);
+        let (mut rest, mut ids) = (slots, [-1; 310]);
+        assert_eq!(rest.fill(&layout, &mut ids[..7]), 7);
+        assert_eq!(rest.fill(&layout, &mut ids[7..]), 293);
+        assert_eq!(ids[..300], expected);
+        assert_eq!(ids[300..], [-1; 10]);
+    }
+}
+
+#[test]
 fn the_next_id_of_a_tick_takes_one_look() {
     let (layout, allocator) = (layout(), open(&layout(), 5));
     let Claim::Ready(slots) = claim(&allocator, &layout, 1, 7_000_250, 0) else { panic!() };
