@@ -32,18 +32,21 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test build install uninstall installcheck demo monitor test test-server chaos lint bench clean
+.PHONY: help setup setup-test setup-bench build install uninstall installcheck demo monitor test test-server chaos lint bench bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
 	@echo 'make [target] [PG_CONFIG=/path/to/pg_config]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what building needs (apt, cargo-pgrx)
 	@tools/setup build
 
 setup-test:
 	@tools/setup test
+
+setup-bench:
+	@tools/setup bench
 
 build: ## build the extension (the default)
 	@tools/setup check
@@ -121,8 +124,15 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts; warnings are errors
 	target/venv/bin/shellcheck tools/setup .ci/run
 	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
 
-bench: setup-test build ## measure; prints ratios
+bench: setup-bench build ## measure; prints ratios
 	@$(throwaway) $(python) bench/run.py
+
+bench-core: ## measure the allocator, layouts and texts, without a server
+	cargo bench -p snowflake-core --bench core
+
+# options=--update: what is counted becomes the figures.
+bench-instructions: setup-bench build ## count a call's instructions; more than 5 % more fail
+	@$(throwaway) $(python) bench/instructions.py $(options)
 
 clean: ## remove everything that was built or downloaded (target/)
 	rm -rf target

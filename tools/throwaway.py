@@ -219,12 +219,15 @@ class Server:
     gives the cluster a system identifier of its own, or "none", which leaves it to
     the caller to make `server.data` (with pg_basebackup, say) before start(). The
     `port` is nothing but the socket file's name, unless `settings` have it listen.
+    `under` is a program, with its arguments, that the server is run by (valgrind, say);
+    it must keep the process.
     """
 
-    def __init__(self, installation, settings=None, env=None, clock=None, data="copy", port=5432):
+    def __init__(self, installation, settings=None, env=None, clock=None, data="copy", port=5432, under=()):
         self.installation = installation
         self.port = port
         self.clock = clock
+        self._under = under
         self._env = {**(clock.env if clock else {}), **(env or {})}
         self.directory = installation.directory()
         self.data = self.directory / "data"
@@ -266,7 +269,7 @@ class Server:
     def start(self, wait=60):
         """Start, and wait until connections are accepted (wait=0: don't)."""
         command = [self.installation.bin("postgres"), "-D", self.data, "-c", f"config_file={self._config}"]
-        self._process = self.installation.spawn(command, self.directory, self.logfile, self._env)
+        self._process = self.installation.spawn([*self._under, *command], self.directory, self.logfile, self._env)
         if wait:
             self.wait_ready(wait)
         return self

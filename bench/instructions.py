@@ -1,0 +1,244 @@
+"""How many instructions a call executes: `make bench-instructions`.
+
+Times depend on the machine and on what else it does. Instructions hardly do: they are compared
+with the figures in instructions.json, and one that has grown by more than 5 % fails the check.
+
+A real server runs under callgrind, with its keeper. What counts is what the extension's own
+function executes, and all that it calls, in a statement that calls it some thousand times, and that
+has been run once before: all that happens at a first call is past.
+
+The node's ids run ahead of the clock all the while. Else, as the clock goes on while callgrind
+takes its time, it would be up to the machine how many calls find a new tick, and blocks would be
+dropped when hardly begun. As it is, a tick is used to its end, 4,096 ids, and the first of a
+tick is a row of its own. Reading the clock is a system call under callgrind, of which there
+is little to count; in earnest it is some dozen instructions more.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools")]
+from throwaway import Installation, Server, ServerError
+
+FIGURES = ROOT / "bench/instructions.json"
+TOLERATED = 5  # per cent
+UPDATE = "make bench-instructions options=--update"
+
+CALLS = 4096
+BATCH = 1000  # ids in one call
+LEAD = 60_000  # ticks, so a minute: several times as long as all of this takes
+MARK = "pg_backend_pid"  # PostgreSQL's function that makes callgrind write down what it has counted
+
+SETTINGS = {
+    "snowflake_id.worker_id": 1,
+    "snowflake_id.max_ahead": "1h",
+    "snowflake_id.reservation": "1h",
+    # One process per statement, and none that would slow it down.
+    "jit": "off",
+    "max_parallel_workers_per_gather": 0,
+    "autovacuum": "off",
+}
+
+SERIES = f"generate_series(0, {CALLS - 1}) AS i"
+# Of 2026-01-01 and of worker 682, with the sequence i. Ids of today would grow in base62.
+ID = "132271570946793472 + i"
+
+
+class Row(NamedTuple):
+    """What is counted."""
+
+    title: str
+    statement: str
+    calls: int = CALLS  # of the function, in the statement
+    ids: int = CALLS
+    backend_block: int = 1
+
+    @property
+    def function(self):
+        """The function's name in the library."""
+        return re.match(r"\w+", self.title).group() + "_wrapper"
+
+
+NEXTVAL = f"SELECT count(snowflake_nextval()) FROM {SERIES}"
+# All that is left of a tick is claimed, and dropped after the first id.
+REST_OF_TICK = "count((SELECT snowflake_batch(4096 + 0 * i) LIMIT 1))"
+ROWS = [
+    Row("snowflake_nextval()", NEXTVAL),
+    Row("snowflake_nextval(), first of a tick", f"SELECT count(snowflake_nextval()), {REST_OF_TICK} FROM {SERIES}"),
+    Row("snowflake_nextval(), backend_block = 64", NEXTVAL, backend_block=64),
+    Row(
+        f"snowflake_batch_array({BATCH}), per id",
+        f"SELECT count(snowflake_batch_array({BATCH})) FROM generate_series(1, 64)",
+        calls=64,
+        ids=64 * BATCH,
+    ),
+    Row(
+        f"snowflake_batch({BATCH}), per id",
+        f"SELECT count(*) FROM generate_series(1, 64) AS i, LATERAL snowflake_batch({BATCH} + 0 * i)",
+        # It is asked once more, to say that there are no more.
+        calls=64 * (BATCH + 1),
+        ids=64 * BATCH,
+    ),
+    Row("snowflake_timestamp(id)", f"SELECT count(snowflake_timestamp({ID})) FROM {SERIES}"),
+    Row("snowflake_decode(id)", f"SELECT count(snowflake_decode({ID})) FROM {SERIES}"),
+    Row("snowflake_worker_id(id)", f"SELECT count(snowflake_worker_id({ID})) FROM {SERIES}"),
+    Row("snowflake_encode(ts, 682, i)", f"SELECT count(snowflake_encode('2026-01-01 00:00+00', 682, i)) FROM {SERIES}"),
+    Row("snowflake_base62(id)", f"SELECT count(snowflake_base62({ID})) FROM {SERIES}"),
+    Row("snowflake_from_base62(text)", f"SELECT count(snowflake_from_base62(snowflake_base62({ID}))) FROM {SERIES}"),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--update", action="store_true", help="write what is counted into bench/instructions.json")
+    options = parser.parse_args()
+    # libpq would follow the caller's PGOPTIONS and so on.
+    for variable in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[variable]
+    if not shutil.which("valgrind"):
+        sys.exit("bench: valgrind is missing: run 'tools/setup bench'")
+    with Installation() as installation:
+        versions = versions_of(installation)
+        now = count(installation)
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"versions": versions, "instructions": {}}
+    for name, version in versions.items():
+        other = figures["versions"].get(name)
+        note = "" if version == other else f"  (the figures: {other}. Some of a change may come from that)"
+        print(f"{name:<10}  {version}{note}")
+    print()
+    rows, cheaper, complaints = compare(figures["instructions"], now)
+    table(["instructions per call", "figure", "now", "change"], rows)
+    if options.update:
+        FIGURES.write_text(json.dumps({"versions": versions, "instructions": now}, indent=2) + "\n")
+        print(f"\n{FIGURES.relative_to(ROOT)} has these figures now.")
+        return
+    for line in cheaper:
+        print(f"\n{line}")
+    if complaints:
+        sys.exit("\n" + "\n".join(complaints))
+
+
+# ------------------------------------------------------------------ counting
+
+
+def count(installation):
+    """Instructions per call, for each row."""
+    # Relative names are below the directory in which the server is started, which is its own.
+    callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.%p", f"--dump-before={MARK}"]
+    with (
+        Server(installation, SETTINGS, under=callgrind).start(wait=300) as server,
+        psycopg.connect(server.conninfo(), autocommit=True) as connection,
+    ):
+        connection.execute("CREATE EXTENSION snowflake_id")
+        connection.execute(f"SELECT {REST_OF_TICK} FROM generate_series(1, {LEAD}) AS i")
+        dumps = 0
+
+        def dump():
+            """What callgrind has counted since the last time."""
+            nonlocal dumps
+            dumps += 1
+            [pid] = connection.execute(f"SELECT {MARK}()").fetchone()
+            return (server.directory / f"callgrind.{pid}.{dumps}").read_text()
+
+        def instructions(row):
+            connection.execute(f"SET snowflake_id.backend_block = {row.backend_block}")
+            connection.execute(row.statement)
+            dump()
+            connection.execute(row.statement)
+            calls, cost = inclusive(dump(), row.function)
+            if calls != row.calls:
+                raise ServerError(f"{row.statement}: {calls} calls were counted instead of {row.calls}")
+            return round(cost / row.ids, 1)
+
+        now = {row.title: instructions(row) for row in ROWS}
+        ahead = "SELECT snowflake_timestamp(snowflake_lastval()) - clock_timestamp()"
+        [lead] = connection.execute(ahead).fetchone()
+        if lead.total_seconds() <= 0:
+            raise ServerError("the clock has caught up with the ids: LEAD is too short for this machine")
+        return now
+
+
+def inclusive(dump, function):
+    """How often a function was called, and the instructions of these calls, with all that they called.
+
+    The format: https://valgrind.org/docs/manual/cl-format.html. A name stands where its number
+    comes for the first time. Whoever calls says so: "cfn=(number)", "calls=count position", and a
+    line that ends with the inclusive cost.
+    """
+    names, callee, calls, cost = {}, None, 0, 0
+    lines = iter(dump.splitlines())
+    for line in lines:
+        if match := re.fullmatch(r"(c?)fn=\((\d+)\)(?: (.+))?", line):
+            caller_or_callee, number, name = match.groups()
+            name = names.setdefault(number, name)
+            if caller_or_callee:
+                callee = name
+        elif line.startswith("calls="):
+            result = next(lines)
+            if callee == function:
+                calls += int(line.removeprefix("calls=").split()[0])
+                cost += int(result.split()[-1])
+    return calls, cost
+
+
+def versions_of(installation):
+    """What the figures depend on."""
+    library = next(installation.root.rglob("snowflake_id.so")).read_bytes()
+    return {
+        # The compiler leaves its name in what it compiles.
+        "rustc": re.search(rb"rustc version ([^\0]+)", library).group(1).decode(),
+        "server": installation.version,
+        "libc": " ".join(platform.libc_ver()),
+        "valgrind": subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout.strip(),
+        "machine": platform.machine(),
+    }
+
+
+# ----------------------------------------------------------------- comparing
+
+
+def compare(figures, now):
+    """The rows of the table; what has become cheaper; what is wrong. The last two are sentences."""
+    rows, cheaper, complaints = [], [], []
+    for title, instructions in now.items():
+        figure = figures.get(title)
+        if figure is None:
+            rows.append([title, "", instructions, ""])
+            continue
+        change = 100 * (instructions - figure) / figure
+        rows.append([title, figure, instructions, f"{change:+.1f} %"])
+        if change > TOLERATED:
+            complaints.append(f"{title} has grown by {change:.1f} %: {instructions} instructions instead of {figure}")
+        elif change < -TOLERATED:
+            cheaper.append(f"{title} has shrunk by {-change:.1f} %: lower its figure ({UPDATE})")
+    if figures.keys() != now.keys():
+        complaints.append(f"{FIGURES.name} does not have exactly these rows: {UPDATE}")
+    return rows, cheaper, complaints
+
+
+def table(headers, rows):
+    rows = [headers, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in [rows[0], ["-" * width for width in widths], *rows[1:]]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        print("  " + "  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")
+    except (ServerError, psycopg.Error) as error:
+        sys.exit(f"bench: {error}")
