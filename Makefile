@@ -32,7 +32,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-bench build install uninstall installcheck demo monitor test test-server chaos lint bench bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-bench build install uninstall installcheck demo monitor test test-server chaos lint bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -124,8 +124,17 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts; warnings are errors
 	target/venv/bin/shellcheck tools/setup .ci/run
 	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
 
-bench: setup-bench build ## measure; prints ratios
-	@$(throwaway) $(python) bench/run.py
+# What PostgreSQL has from version 18 on is measured there, if tools/setup has brought one.
+bench: setup-bench ## measure; writes docs/BENCHMARKS.md and its picture
+	@$(MAKE) --no-print-directory bench-server
+	@for server in $$(tools/setup servers | sed 1d); do \
+	    case "$$($$server --version)" in 'PostgreSQL 18'*) \
+	        $(MAKE) --no-print-directory bench-server PG_CONFIG="$$server" options='--only calls,inserts' ;; \
+	    esac || exit; \
+	done
+
+bench-server: build
+	@$(throwaway) $(python) bench/run.py $(options)
 
 bench-core: ## measure the allocator, layouts and texts, without a server
 	cargo bench -p snowflake-core --bench core

@@ -53,6 +53,7 @@ class Installation:
         paths = _ask_pg_config(self.pg_config)
         self.version = paths["VERSION"]  # 'PostgreSQL 15.8 (Debian ...)'
         self.major = int(re.search(r"\d+", self.version).group())
+        self.headers = paths["INCLUDEDIR-SERVER"]
         package = Path(package or os.environ.get("SNOWFLAKE_PACKAGE") or PROJECT / f"target/package/pg{self.major}")
         self._user = _server_user()
         self._servers = []
@@ -429,10 +430,11 @@ class FakeClock:
         self.set(f"{seconds:+.6f}")
 
 
-def compile_library(source, library):
-    """Compile what a server shall preload (LD_PRELOAD). The source says what it is for."""
+def compile_library(source, library, include=()):
+    """Compile what a server shall load. The source says what it is for."""
     # cc is what Rust links with.
-    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+    options = [f"-I{directory}" for directory in include]
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", *options, "-o", library, source], check=True)
     # The servers' user must be able to read it, whatever the umask.
     library.chmod(0o755)
 

@@ -1,0 +1,30 @@
+"""What is measured, in the order in which it is.
+
+A section has a `name`, a `title`, `measure(bench)`, which returns data that JSON can hold,
+and `tables(data)`, which says what they mean: results can be looked at again, and in another
+way, without being measured again.
+"""
+
+from sections.calls import Batches, Bulk, Calls, Eight
+from sections.ceiling import Ceiling, Nodes
+from sections.clients import Clients, Pace
+from sections.core import Core
+from sections.statements import Decoding, Inserts
+from sections.upkeep import Counting, Joining, Keeper
+
+SECTIONS = [
+    Calls(),
+    Eight(),
+    Ceiling(),
+    Inserts(),
+    Clients(),
+    Pace(),
+    Batches(),
+    Bulk(),
+    Decoding(),
+    Nodes(),
+    Core(),
+    Keeper(),
+    Joining(),
+    Counting(),
+]
