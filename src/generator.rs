@@ -65,7 +65,7 @@ impl Generator {
         let mut block = self.slot.block();
         let id = if settings::backend_block() > 1 {
             let id = allocator.next_claimed(self.layout, now, &tick, &mut block, max_ahead);
-            self.slot.set_block(block);
+            self.slot.spend_block(block);
             id
         } else if block.is_empty() {
             allocator.claim_next(self.layout, now, &tick, max_ahead)

@@ -47,7 +47,7 @@ pub(crate) struct BackendSlot {
     /// The session's last id, [`NO_ID`] before the first.
     pub(crate) last_id: AtomicI64,
     /// The tick of the backend's last claim for one id or a block.
-    tick: Words<4>,
+    tick: Words<5>,
     /// What is left of the backend's block.
     block: Words<2>,
     pub(crate) counters: Counters,
@@ -188,6 +188,7 @@ impl BackendSlot {
     /// The beginning of a session: what the last one left is not this one's.
     pub(crate) fn begin_session(&'static self) {
         self.last_id.store(NO_ID, Ordering::Relaxed);
+        self.set_tick(ClaimedTick::default());
         self.drop_block();
         for (place, word) in self.session.iter().zip(self.counters.read()) {
             place.store(word, Ordering::Relaxed);
@@ -253,9 +254,15 @@ impl BackendSlot {
         Slots::from_words(self.block.get())
     }
 
-    #[inline]
     pub(crate) fn set_block(&self, block: Slots) {
         self.block.set(block.into_words());
+    }
+
+    /// Some of the block were issued: its beginning has moved.
+    #[inline]
+    pub(crate) fn spend_block(&self, left: Slots) {
+        let [next, _end] = left.into_words();
+        self.block.0[0].store(next, Ordering::Relaxed);
     }
 }
 

@@ -76,11 +76,13 @@ pub struct Slots {
 }
 
 /// The tick of a backend's last claim. The default is no tick, of which nothing can be claimed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimedTick {
     /// Its first slot with the node's number, as in the cursor, and the id of that.
     first: u64,
     id: i64,
+    /// The greatest limit that the node can have.
+    node_end: u64,
     /// Clock readings between which it is the present one.
     begin: i64,
     end: i64,
@@ -199,7 +201,7 @@ impl Allocator {
         let mut cursor = self.cursor.0.load(Ordering::Acquire);
         loop {
             let id = tick.id(layout, cursor)?;
-            if !self.reaches(layout, cursor) {
+            if !self.reaches(tick, cursor) {
                 return None;
             }
             // The limit lies beyond the cursor, so there is one more slot in the word.
@@ -228,8 +230,7 @@ impl Allocator {
         slots: &mut Slots,
         max_ahead: u64,
     ) -> Option<i64> {
-        if slots.is_empty() || !tick.is_open(now, max_ahead) || !self.reaches(layout, slots.end - 1)
-        {
+        if slots.is_empty() || !tick.is_open(now, max_ahead) || !self.reaches(tick, slots.end - 1) {
             return None;
         }
         let id = tick.id(layout, slots.next)?;
@@ -311,11 +312,11 @@ impl Allocator {
         if limit >> layout.slot_bits() == node { limit & layout.last_slot() } else { 0 }
     }
 
-    /// Whether a word, of a slot with a node's number, lies before the limit of that node.
+    /// Whether a slot of a tick lies before the limit, and the limit is that of the tick's node.
     #[inline]
-    fn reaches(&self, layout: &Layout, word: u64) -> bool {
+    fn reaches(&self, tick: &ClaimedTick, word: u64) -> bool {
         let limit = self.limit.0.load(Ordering::Acquire);
-        limit > word && (limit ^ word) >> layout.slot_bits() == 0
+        word < limit && limit <= tick.node_end
     }
 
     /// Takes the window away: claims get [`Claim::NeedWindow`], but one that is under way
@@ -433,6 +434,12 @@ impl Slots {
     }
 }
 
+impl Default for ClaimedTick {
+    fn default() -> Self {
+        Self { first: 0, id: 0, node_end: 0, begin: i64::MIN, end: i64::MIN }
+    }
+}
+
 impl ClaimedTick {
     /// The tick of slots that were claimed just now. There must be one slot at least.
     pub fn of(layout: &Layout, slots: &Slots) -> Self {
@@ -443,25 +450,35 @@ impl ClaimedTick {
         // Beyond what a clock can read: no claim is worth preparing for.
         let Some(end) = end else { return Self::default() };
         let first = slots.next - (slot - layout.first_slot(tick));
-        Self { first, id: layout.id_of_word(first), begin: end - length, end }
+        let (id, node_end) = (layout.id_of_word(first), slots.next | layout.last_slot());
+        Self { first, id, node_end, begin: end - length, end }
     }
 
     /// The tick as plain numbers, to be kept in shared memory.
     #[inline]
-    pub const fn into_words(self) -> [u64; 4] {
-        [self.first, self.id.cast_unsigned(), self.begin.cast_unsigned(), self.end.cast_unsigned()]
+    pub const fn into_words(self) -> [u64; 5] {
+        [
+            self.first,
+            self.id.cast_unsigned(),
+            self.node_end,
+            self.begin.cast_unsigned(),
+            self.end.cast_unsigned(),
+        ]
     }
 
     /// The tick that [`Self::into_words`] wrote.
     #[inline]
-    pub const fn from_words([first, id, begin, end]: [u64; 4]) -> Self {
-        Self { first, id: id.cast_signed(), begin: begin.cast_signed(), end: end.cast_signed() }
+    pub const fn from_words([first, id, node_end, begin, end]: [u64; 5]) -> Self {
+        let (id, begin, end) = (id.cast_signed(), begin.cast_signed(), end.cast_signed());
+        Self { first, id, node_end, begin, end }
     }
 
     /// Whether it is the present tick, or one that is not too far ahead of the clock.
     #[inline]
     const fn is_open(&self, now: i64, max_ahead: u64) -> bool {
-        now < self.end && now.saturating_add_unsigned(max_ahead) >= self.begin
+        // Of two i64, the lesser taken from the greater always fits a u64.
+        now < self.end
+            && (self.begin <= now || self.begin.wrapping_sub(now).cast_unsigned() <= max_ahead)
     }
 
     /// The id of a slot that is of this tick and node.

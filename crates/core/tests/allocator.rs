@@ -226,11 +226,13 @@ fn leftover_slots_are_good_while_their_tick_and_lease_last() {
 
 #[test]
 fn slots_fill_an_array_with_the_ids_that_they_have() {
-    for text in
-        ["default", "mastodon", "timestamp:41@7us,sequence:9,unused:2,worker:8,datacenter:3"]
-    {
+    for (text, node) in [
+        ("default", 5),
+        ("mastodon", 0),
+        ("timestamp:41@7us,sequence:9,unused:2,worker:8,datacenter:3", 0o1234),
+    ] {
         let layout = Layout::parse(text, Some(0)).unwrap();
-        let allocator = open(&layout, layout.node(None, None).unwrap_or(0));
+        let allocator = open(&layout, node);
         let Claim::Ready(slots) = claim(&allocator, &layout, 300, 5_000_000, 0) else { panic!() };
         let mut rest = slots;
         let expected: Vec<_> = std::iter::from_fn(|| rest.next_id(&layout)).collect();
@@ -255,8 +257,10 @@ fn the_next_id_of_a_tick_takes_one_look() {
     assert_eq!(next(7_001_000, 0), None);
     assert_eq!(next(6_999_999, 0), None);
     assert_eq!(next(6_999_999, 1), id(3));
-    let unset = ClaimedTick::default();
-    assert_eq!(allocator.claim_next(&layout, 7_000_000, &unset, 0), None);
+    for now in [i64::MIN, -1, 0, 7_000_000, i64::MAX] {
+        let unset = ClaimedTick::default();
+        assert_eq!(allocator.claim_next(&layout, now, &unset, u64::MAX), None);
+    }
     // To the tick's end, and not into the next one.
     let rest: Vec<_> = (0..9999).map_while(|_| next(7_000_500, 5000)).collect();
     assert_eq!(rest, (4..4096).filter_map(id).collect::<Vec<_>>());
