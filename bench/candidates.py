@@ -10,7 +10,6 @@ class Candidate:
     name: str
     call: str
     block: int = 1  # snowflake_id.backend_block
-    slow: bool = False  # a tenth of the calls is enough to measure it
     since: int = 0  # the first PostgreSQL that has it
 
 
@@ -22,9 +21,9 @@ SNOWFLAKE_64 = Candidate("snowflake_nextval(), backend_block 64", "snowflake_nex
 NEXTVAL = Candidate("nextval(), CACHE 1", "nextval('cache1')")
 NEXTVAL_32 = Candidate("nextval(), CACHE 32", "nextval('cache32')")
 NEXTVAL_1000 = Candidate("nextval(), CACHE 1000", "nextval('cache1000')")
-UUID = Candidate("gen_random_uuid()", "gen_random_uuid()", slow=True)
-UUID7 = Candidate("uuidv7()", "uuidv7()", slow=True, since=18)
-INSTAGRAM = Candidate("Instagram's PL/pgSQL", "instagram_id()", slow=True)
+UUID = Candidate("gen_random_uuid()", "gen_random_uuid()")
+UUID7 = Candidate("uuidv7()", "uuidv7()", since=18)
+INSTAGRAM = Candidate("Instagram's PL/pgSQL", "instagram_id()")
 
 FLOORS = [EMPTY, CLOCK, CLOCK_CAS]
 IDS = [SNOWFLAKE, SNOWFLAKE_64, NEXTVAL, NEXTVAL_32, NEXTVAL_1000]

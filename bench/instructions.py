@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
+from report import print_table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools")]
@@ -118,7 +119,7 @@ def main():
         print(f"{name:<10}  {version}{note}")
     print()
     rows, cheaper, complaints = compare(figures["instructions"], now)
-    table(["instructions per call", "figure", "now", "change"], rows)
+    print_table(["instructions per call", "figure", "now", "change"], rows)
     if options.update:
         FIGURES.write_text(json.dumps({"versions": versions, "instructions": now}, indent=2) + "\n")
         print(f"\n{FIGURES.relative_to(ROOT)} has these figures now.")
@@ -225,14 +226,6 @@ def compare(figures, now):
     if figures.keys() != now.keys():
         complaints.append(f"{FIGURES.name} does not have exactly these rows: {UPDATE}")
     return rows, cheaper, complaints
-
-
-def table(headers, rows):
-    rows = [headers, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in [rows[0], ["-" * width for width in widths], *rows[1:]]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-        print("  " + "  ".join(cells).rstrip())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import shutil
 import threading
 import time
@@ -128,13 +129,16 @@ EMPTY_LOOP = "(empty loop)"
 
 
 def interleaved(variants, run, rounds):
-    """For each round, what `run` returned for each variant, by its name."""
+    """For each round, what `run` returned for each variant, by its name.
+
+    Each round has an order of its own, so that none always comes behind the same other one.
+    """
     names = list(variants)
     result = []
     for n in range(rounds):
-        start = n % len(names)
-        taken = {name: run(name) for name in names[start:] + names[:start]}
-        result.append({name: taken[name] for name in names})
+        taken = {name: run(name) for name in random.Random(n).sample(names, len(names))}
+        # As JSON has names: so that results are the same before they are stored and after.
+        result.append({str(name): taken[name] for name in names})
     return result
 
 

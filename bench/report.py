@@ -83,10 +83,14 @@ def print_section(section, preamble, data):
     print(f"\n=== {section.title}\n\n{textwrap.fill(caption(preamble, data), 100)}", flush=True)
     for table in section.tables(data):
         print(f"\n{textwrap.fill(table.text, 100)}\n")
-        rows = [[str(cell) for cell in row] for row in table.rows]
-        widths = [max(map(len, column)) for column in zip(table.headers, *rows)]
-        for row in [table.headers, ["-" * width for width in widths], *rows]:
-            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), flush=True)
+        print_table(table.headers, table.rows)
+
+
+def print_table(headers, rows):
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *rows)]
+    for row in [headers, ["-" * width for width in widths], *rows]:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), flush=True)
 
 
 def caption(preamble, data):
@@ -239,7 +243,7 @@ PANELS = [
         title="INSERT of a million rows",
         text="time in proportion to bigserial: less is better",
         floor=("ids for nothing",),
-        scale="identity, CACHE 1000",
+        scale="bigserial",
     ),
     Panel(
         section="clients",
@@ -247,7 +251,7 @@ PANELS = [
         table=1,
         title="pgbench, 8 clients",
         text="transactions in proportion to SELECT 1: more is better",
-        floor=("SELECT 1",),
+        floor=("SELECT 1", "SELECT C function"),
     ),
 ]
 

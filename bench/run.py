@@ -4,9 +4,9 @@ Figures for people, not a test: nothing fails if one is bad. What the project de
 of itself is printed beside the figures that it is about.
 
 All figures are medians over rounds. Each round runs every variant once, in an order
-that rotates, so that a machine that is busy for a while slows all of them alike.
-Differences and ratios are taken round by round. Results go to target/bench/results.json,
-where those of other sections and servers stay, and from there into docs/BENCHMARKS.md.
+of its own, so that a machine that is busy for a while slows all of them alike.
+Differences and ratios are taken round by round. Results go to bench/results.json, where
+those of other sections and servers stay, and from there into docs/BENCHMARKS.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from sections import SECTIONS
 from throwaway import Installation, ServerError
 
 PAGE, PICTURE = ROOT / "docs/BENCHMARKS.md", ROOT / "docs/benchmarks.svg"
-RESULTS = ROOT / "target/bench/results.json"
+RESULTS = ROOT / "bench/results.json"
 # A trial's figures are worth nothing, and stay out of the docs.
 TRIAL = ROOT / "target/bench/quick"
 
@@ -109,7 +109,8 @@ def commit():
     """The commit, and whether what was measured may differ from it. What is generated here does not count."""
     try:
         short = output("git", "rev-parse", "--short", "HEAD")
-        changed = output("git", "status", "--porcelain", "--", ".", f":!{PAGE}", f":!{PICTURE}")
+        written = [f":(exclude,top){path.relative_to(ROOT)}" for path in (PAGE, PICTURE, RESULTS)]
+        changed = output("git", "status", "--porcelain", "--", ".", *written)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{short} with changes" if changed else short

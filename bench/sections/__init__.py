@@ -6,7 +6,7 @@ way, without being measured again.
 """
 
 from sections.calls import Batches, Bulk, Calls, Eight
-from sections.ceiling import Ceiling, Nodes
+from sections.ceiling import Blocks, Ceiling, Nodes
 from sections.clients import Clients, Pace
 from sections.core import Core
 from sections.statements import Decoding, Inserts
@@ -16,6 +16,7 @@ SECTIONS = [
     Calls(),
     Eight(),
     Ceiling(),
+    Blocks(),
     Inserts(),
     Clients(),
     Pace(),

@@ -4,7 +4,7 @@ import re
 import subprocess
 
 from report import Figure, Table
-from throwaway import PROJECT
+from throwaway import PROJECT, ServerError
 
 THREADS = ("1", "2", "4", "8", "16")
 NANOSECONDS = {"ns": 1, "µs": 1e3, "ms": 1e6}
@@ -34,7 +34,10 @@ class Core:
         # A trial takes those that need no threads.
         command += ["--skip", "claims"] if bench.quick else []
         done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
-        return {"rounds": medians(done.stdout)}
+        found = medians(done.stdout)
+        if missing := SINGLE.keys() - {key.split()[1] for key in found}:
+            raise ServerError(f"divan has not told of {', '.join(sorted(missing))}:\n{done.stdout}")
+        return {"rounds": found}
 
     def tables(self, data):
         found = data["rounds"]
