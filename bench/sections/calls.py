@@ -96,7 +96,7 @@ class Eight:
                 expression = "i" if name == EMPTY_LOOP else known[name].call
                 return together(backends, loop(expression, n)).seconds * 1e9 / (n * self.backends)
 
-            return {"rounds": interleaved([EMPTY_LOOP, *known], run, bench.rounds(10, 2))}
+            return {"rounds": interleaved([EMPTY_LOOP, *known], run, bench.rounds(25, 2))}
 
     def tables(self, data):
         rounds, rows = data["rounds"], []

@@ -13,6 +13,7 @@ SELECT extract(epoch FROM snowflake_timestamp(snowflake_nextval())) * 1000;
 {loop};
 SELECT extract(epoch FROM snowflake_timestamp(snowflake_lastval())) * 1000"""
 ARRAY = 10_000
+WAKING = "waking"
 ONE_BY_ONE, BY_ARRAYS = "snowflake_nextval()", f"snowflake_batch_array({ARRAY})"
 
 
@@ -41,17 +42,24 @@ class Ceiling:
     title = "The ceiling"
     backends = (1, 8, 64)
     ids = 5_000_000
+    wakes = 1_000
 
     def measure(self, bench):
-        variants = {f"{count} {ahead}": (count, ahead) for ahead in (HELD, LIFTED) for count in self.backends}
+        variants = {f"{count} {how}": (count, how) for how in (HELD, LIFTED, WAKING) for count in self.backends}
+        waking = f"SELECT begin_ns FROM pace('floor_empty()', {self.wakes}, 1000, 1)"
+        exhausted = "SELECT ticks_exhausted FROM pg_stat_snowflake"
         with bench.node() as node:
             backends = [node.connect() for _ in range(max(self.backends))]
 
             def run(name):
-                count, ahead = variants[name]
+                count, how = variants[name]
+                if how == WAKING:
+                    return together(backends[:count], waking).cpu / (count * self.wakes)
                 node.settle()
-                node.set_max_ahead(ahead, backends[:count])
-                return span(together(backends[:count], making(ONE_BY_ONE, self.ids // count)), self.ids)
+                node.set_max_ahead(how, backends[:count])
+                waits = node.one(exhausted)
+                made = span(together(backends[:count], making(ONE_BY_ONE, self.ids // count)), self.ids)
+                return {**made, "waits": node.one(exhausted) - waits}
 
             return {"ids": self.ids, "rounds": interleaved(variants, run, bench.rounds(7, 2))}
 
@@ -59,8 +67,7 @@ class Ceiling:
         rounds, rows = data["rounds"], []
         for count in self.backends:
             held, lifted = ([row[f"{count} {ahead}"] for row in rounds] for ahead in (HELD, LIFTED))
-            alone = [row[f"1 {LIFTED}"] for row in rounds]
-            waiting = [a["cpu"] - b["cpu"] / b["ids"] * a["ids"] for a, b in zip(held, alone)]
+            waiting = [run["waits"] * row[f"{count} {WAKING}"] for run, row in zip(held, rounds)]
             rows.append(
                 [
                     f"{count} backend{'s' if count > 1 else ''}",
@@ -82,8 +89,9 @@ class Ceiling:
             Table(
                 f"{data['ids']} ids by so many backends together. The rate is by the times in the ids, from the "
                 "first of any backend to the last of any; 'together' is the share of that time in which all were at "
-                "it. CPU is what the backends used, as a share of one core; that of waiting is what is left of it "
-                "without what the same ids cost one backend that does not wait (ceiling lifted), for each backend.",
+                "it. CPU is what the backends used, as a share of one core. That of waiting is the waits that were "
+                "counted (ticks_exhausted), times what a wait cost as many backends that do nothing but wake up once "
+                "in a millisecond; for each backend. What is left is making ids, and taking the cursor from each other.",
                 [
                     "backends",
                     "ids per ms",

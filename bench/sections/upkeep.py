@@ -36,7 +36,7 @@ class Keeper:
                     keeper, name = variants[variant]
                     return nodes[keeper].seconds(STATEMENTS[name])
 
-                return {"rounds": interleaved(variants, run, bench.rounds(5, 1))}
+                return {"rounds": interleaved(variants, run, bench.rounds(25, 1))}
             finally:
                 os.kill(pid, signal.SIGCONT)
 
