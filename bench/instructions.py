@@ -16,7 +16,6 @@ is little to count; in earnest it is some dozen instructions more.
 
 import argparse
 import json
-import os
 import platform
 import re
 import shutil
@@ -25,11 +24,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import psycopg
-from report import print_table
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools")]
+
+import psycopg
+from measure import SETTINGS, program
+from report import print_table
 from throwaway import Installation, Server, ServerError
 
 FIGURES = ROOT / "bench/instructions.json"
@@ -40,16 +40,6 @@ CALLS = 4096
 BATCH = 1000  # ids in one call
 LEAD = 60_000  # ticks, so a minute: several times as long as all of this takes
 MARK = "pg_backend_pid"  # PostgreSQL's function that makes callgrind write down what it has counted
-
-SETTINGS = {
-    "snowflake_id.worker_id": 1,
-    "snowflake_id.max_ahead": "1h",
-    "snowflake_id.reservation": "1h",
-    # One process per statement, and none that would slow it down.
-    "jit": "off",
-    "max_parallel_workers_per_gather": 0,
-    "autovacuum": "off",
-}
 
 SERIES = f"generate_series(0, {CALLS - 1}) AS i"
 # Of 2026-01-01 and of worker 682, with the sequence i. Ids of today would grow in base62.
@@ -104,9 +94,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="write what is counted into bench/instructions.json")
     options = parser.parse_args()
-    # libpq would follow the caller's PGOPTIONS and so on.
-    for variable in [name for name in os.environ if name.startswith("PG")]:
-        del os.environ[variable]
     if not shutil.which("valgrind"):
         sys.exit("bench: valgrind is missing: run 'tools/setup bench'")
     with Installation() as installation:
@@ -138,7 +125,7 @@ def count(installation):
     # Relative names are below the directory in which the server is started, which is its own.
     callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.%p", f"--dump-before={MARK}"]
     with (
-        Server(installation, SETTINGS, under=callgrind).start(wait=300) as server,
+        Server(installation, {**SETTINGS, "snowflake_id.reservation": "1h"}, under=callgrind).start(wait=300) as server,
         psycopg.connect(server.conninfo(), autocommit=True) as connection,
     ):
         connection.execute("CREATE EXTENSION snowflake_id")
@@ -229,9 +216,4 @@ def compare(figures, now):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("bench: interrupted")
-    except (ServerError, psycopg.Error) as error:
-        sys.exit(f"bench: {error}")
+    program(main)

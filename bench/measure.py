@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import shutil
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,13 @@ from pathlib import Path
 import candidates
 import numpy
 import psycopg
-from throwaway import Installation, Server, compile_library
+from throwaway import (
+    Installation,
+    Server,
+    ServerError,
+    compile_library,
+    forget_libpq_variables,
+)
 
 CEILING = 4096  # ids per millisecond of the default layout
 LIFTED = "1h"  # no run gets as far ahead of the clock as this
@@ -32,6 +39,17 @@ SETTINGS = {
     # The rows of generate_series stay in memory: files would be most of the noise.
     "work_mem": "1GB",
 }
+
+
+def program(main):
+    """Run a program of this folder."""
+    forget_libpq_variables()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")
+    except (ServerError, psycopg.Error) as error:
+        sys.exit(f"bench: {error}")
 
 
 @dataclass

@@ -20,11 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests/cluster")]
 
-import psycopg
 import report
-from measure import Bench, load, store
+from measure import Bench, load, program, store
 from sections import SECTIONS
-from throwaway import Installation, ServerError
+from throwaway import Installation
 
 PAGE, PICTURE = ROOT / "docs/BENCHMARKS.md", ROOT / "docs/benchmarks.svg"
 RESULTS = ROOT / "bench/results.json"
@@ -34,9 +33,6 @@ TRIAL = ROOT / "target/bench/quick"
 
 def main():
     options = parse()
-    # libpq would follow the caller's PGOPTIONS and so on.
-    for variable in [name for name in os.environ if name.startswith("PG")]:
-        del os.environ[variable]
     path = TRIAL / "results.json" if options.quick else RESULTS
     if not options.render:
         measure(options, path)
@@ -129,9 +125,4 @@ def output(*words):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("bench: interrupted")
-    except (ServerError, psycopg.Error) as error:
-        sys.exit(f"bench: {error}")
+    program(main)

@@ -5,11 +5,9 @@ import os
 
 import psycopg
 import pytest
-from throwaway import FakeClock, Installation, Server
+from throwaway import FakeClock, Installation, Server, forget_libpq_variables
 
-# libpq would follow the caller's PGHOST, PGOPTIONS and so on.
-for variable in [name for name in os.environ if name.startswith("PG")]:
-    del os.environ[variable]
+forget_libpq_variables()
 
 _numbers = itertools.count(1)
 

@@ -481,6 +481,12 @@ def clean_environment(extra=None):
     return env
 
 
+def forget_libpq_variables():
+    """Have this process's own connections not follow the caller's PGOPTIONS and so on."""
+    for variable in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[variable]
+
+
 def _default_pg_config():
     setup = subprocess.run([PROJECT / "tools/setup", "pg_config"], stdout=subprocess.PIPE, text=True, check=False)
     if setup.returncode:

@@ -1,7 +1,6 @@
 """The ceiling that the layout sets: what of it is reached, and what waiting for it costs."""
 
 import contextlib
-import os
 
 from measure import CEILING, HELD, LIFTED, interleaved, loop, together
 from report import Figure, Table
@@ -35,6 +34,16 @@ def span(done, ids):
         "seconds": done.seconds,
         "cpu": done.cpu,
     }
+
+
+def rate(run):
+    """In ids per ms."""
+    return run["ids"] / run["ticks"]
+
+
+def cpu_share(run):
+    """In % of one core."""
+    return 100 * run["cpu"] / run["seconds"]
 
 
 class Ceiling:
@@ -71,17 +80,11 @@ class Ceiling:
             rows.append(
                 [
                     f"{count} backend{'s' if count > 1 else ''}",
-                    Figure([run["ids"] / run["ticks"] for run in held], ".0f"),
-                    Figure([100 * run["ids"] / run["ticks"] / CEILING for run in held], ".2f", " %", least=99),
+                    Figure([rate(run) for run in held], ".0f"),
+                    Figure([100 * rate(run) / CEILING for run in held], ".2f", " %", least=99),
                     Figure([100 * run["overlap"] for run in held], ".0f", " %"),
-                    Figure([100 * run["cpu"] / run["seconds"] for run in held], ".0f", " %"),
-                    Figure(
-                        [100 * each / run["seconds"] / count for each, run in zip(waiting, held)],
-                        ".1f",
-                        " %",
-                        # On few cores, 64 backends cannot use so much, whatever they do.
-                        below=5 if 5 * count < 100 * os.cpu_count() else None,
-                    ),
+                    Figure([cpu_share(run) for run in held], ".0f", " %"),
+                    Figure([100 * each / run["seconds"] / count for each, run in zip(waiting, held)], ".1f", " %", below=5),
                     Figure([run["ids"] / run["seconds"] / 1e3 for run in lifted], ".0f"),
                 ]
             )
@@ -142,7 +145,7 @@ class Blocks:
             rows.append(
                 [
                     str(block),
-                    Figure([100 * run["ids"] / run["ticks"] / CEILING for run in full], ".2f", " %"),
+                    Figure([100 * rate(run) / CEILING for run in full], ".2f", " %"),
                     Figure([run["dropped"] for run in full], ".4f"),
                     Figure([run["dropped"] for run in runs], ".1f"),
                 ]
@@ -181,9 +184,6 @@ class Nodes:
     def tables(self, data):
         rounds, rows = data["rounds"], []
 
-        def rate(run):
-            return run["ids"] / run["ticks"]
-
         for how in self.ways:
             one, three = ([row[f"{count} {how}"] for row in rounds] for count in (1, 3))
             rows.append(
@@ -192,8 +192,8 @@ class Nodes:
                     Figure([rate(run) for run in one], ".0f"),
                     Figure([rate(run) for run in three], ".0f"),
                     Figure([rate(run) / CEILING for run in three], ".2f", least=2.9),
-                    Figure([100 * run["cpu"] / run["seconds"] for run in one], ".0f", " %"),
-                    Figure([100 * run["cpu"] / run["seconds"] for run in three], ".0f", " %"),
+                    Figure([cpu_share(run) for run in one], ".0f", " %"),
+                    Figure([cpu_share(run) for run in three], ".0f", " %"),
                 ]
             )
         return [
