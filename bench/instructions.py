@@ -10,15 +10,14 @@ has been run once before: all that happens at a first call is past.
 The node's ids run ahead of the clock all the while. Else, as the clock goes on while callgrind
 takes its time, it would be up to the machine how many calls find a new tick, and blocks would be
 dropped when hardly begun. As it is, a tick is used to its end, 4,096 ids, and the first of a
-tick is a row of its own. Reading the clock is a system call under callgrind, of which there
-is little to count; in earnest it is some dozen instructions more.
+tick is a row of its own.
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,19 +26,19 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools")]
 
-import psycopg
-from measure import SETTINGS, program
+import callgrind
+from measure import SETTINGS, Node, program
 from report import print_table
-from throwaway import Installation, Server, ServerError
+from throwaway import Installation, ServerError
 
 FIGURES = ROOT / "bench/instructions.json"
 TOLERATED = 5  # per cent
 UPDATE = "make bench-instructions options=--update"
+BY_LINE = "CARGO_PROFILE_RELEASE_DEBUG=line-tables-only make bench-instructions options=--lines"
 
 CALLS = 4096
 BATCH = 1000  # ids in one call
 LEAD = 60_000  # ticks, so a minute: several times as long as all of this takes
-MARK = "pg_backend_pid"  # PostgreSQL's function that makes callgrind write down what it has counted
 
 SERIES = f"generate_series(0, {CALLS - 1}) AS i"
 # Of 2026-01-01 and of worker 682, with the sequence i. Ids of today would grow in base62.
@@ -93,10 +92,13 @@ ROWS = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="write what is counted into bench/instructions.json")
+    parser.add_argument("--lines", action="store_true", help=f"tell from which lines they come: {BY_LINE}")
     options = parser.parse_args()
-    if not shutil.which("valgrind"):
-        sys.exit("bench: valgrind is missing: run 'tools/setup bench'")
+    callgrind.require()
     with Installation() as installation:
+        if options.lines:
+            print_lines(installation)
+            return
         versions = versions_of(installation)
         now = count(installation)
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"versions": versions, "instructions": {}}
@@ -120,64 +122,54 @@ def main():
 # ------------------------------------------------------------------ counting
 
 
-def count(installation):
-    """Instructions per call, for each row."""
-    # Relative names are below the directory in which the server is started, which is its own.
-    callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.%p", f"--dump-before={MARK}"]
+@contextlib.contextmanager
+def counter(installation):
+    """A function that counts a row: how much its statement executes. The node's ids run ahead all the while."""
+    settings = {**SETTINGS, "snowflake_id.reservation": "1h"}
     with (
-        Server(installation, {**SETTINGS, "snowflake_id.reservation": "1h"}, under=callgrind).start(wait=300) as server,
-        psycopg.connect(server.conninfo(), autocommit=True) as connection,
+        Node(installation, settings, under=callgrind.COMMAND) as node,
+        callgrind.Backend(node.server) as backend,
     ):
-        connection.execute("CREATE EXTENSION snowflake_id")
-        connection.execute(f"SELECT {REST_OF_TICK} FROM generate_series(1, {LEAD}) AS i")
-        dumps = 0
+        node.connection.execute(f"SELECT {REST_OF_TICK} FROM generate_series(1, {LEAD}) AS i")
 
-        def dump():
-            """What callgrind has counted since the last time."""
-            nonlocal dumps
-            dumps += 1
-            [pid] = connection.execute(f"SELECT {MARK}()").fetchone()
-            return (server.directory / f"callgrind.{pid}.{dumps}").read_text()
+        def count_row(row):
+            backend.connection.execute(f"SET snowflake_id.backend_block = {row.backend_block}")
+            return backend.count(lambda: backend.connection.execute(row.statement))
 
-        def instructions(row):
-            connection.execute(f"SET snowflake_id.backend_block = {row.backend_block}")
-            connection.execute(row.statement)
-            dump()
-            connection.execute(row.statement)
-            calls, cost = inclusive(dump(), row.function)
-            if calls != row.calls:
-                raise ServerError(f"{row.statement}: {calls} calls were counted instead of {row.calls}")
-            return round(cost / row.ids, 1)
-
-        now = {row.title: instructions(row) for row in ROWS}
-        ahead = "SELECT snowflake_timestamp(snowflake_lastval()) - clock_timestamp()"
-        [lead] = connection.execute(ahead).fetchone()
+        yield count_row
+        lead = node.one("SELECT snowflake_timestamp(snowflake_nextval()) - clock_timestamp()")
         if lead.total_seconds() <= 0:
             raise ServerError("the clock has caught up with the ids: LEAD is too short for this machine")
-        return now
 
 
-def inclusive(dump, function):
-    """How often a function was called, and the instructions of these calls, with all that they called.
+def count(installation):
+    """Instructions per call, for each row."""
+    now = {}
+    with counter(installation) as count_row:
+        for row in ROWS:
+            calls, cost = callgrind.inclusive(count_row(row), row.function)
+            if calls != row.calls:
+                raise ServerError(f"{row.statement}: {calls} calls were counted instead of {row.calls}")
+            now[row.title] = round(cost / row.ids, 1)
+    return now
 
-    The format: https://valgrind.org/docs/manual/cl-format.html. A name stands where its number
-    comes for the first time. Whoever calls says so: "cfn=(number)", "calls=count position", and a
-    line that ends with the inclusive cost.
-    """
-    names, callee, calls, cost = {}, None, 0, 0
-    lines = iter(dump.splitlines())
-    for line in lines:
-        if match := re.fullmatch(r"(c?)fn=\((\d+)\)(?: (.+))?", line):
-            caller_or_callee, number, name = match.groups()
-            name = names.setdefault(number, name)
-            if caller_or_callee:
-                callee = name
-        elif line.startswith("calls="):
-            result = next(lines)
-            if callee == function:
-                calls += int(line.removeprefix("calls=").split()[0])
-                cost += int(result.split()[-1])
-    return calls, cost
+
+def print_lines(installation):
+    """From which lines the instructions of the hottest calls come."""
+    with counter(installation) as count_row:
+        found = {row.title: callgrind.by_line(count_row(row), row.function) for row in ROWS if row.statement == NEXTVAL}
+    for title, lines in found.items():
+        if not any(line for _, line in lines):
+            sys.exit(f"bench: the library has no line numbers: {BY_LINE}")
+        rows = []
+        for (file, line), cost in sorted(lines.items()):
+            path = ROOT / file
+            source = path.read_text().splitlines()[line - 1].strip() if line and path.is_file() else ""
+            # The standard library's sources lie where rustc was built, other crates' below CARGO_HOME.
+            short = re.sub(rf"^{re.escape(str(ROOT))}/|.*/(?=library/)|.*/registry/src/[^/]+/", "", file)
+            rows.append([f"{short}:{line}" if line else short, f"{cost / CALLS:.2f}", source])
+        print(f"\n{title}: {sum(lines.values()) / CALLS:.1f}\n")
+        print_table(["line, or function called", "instructions", "source"], rows)
 
 
 def versions_of(installation):

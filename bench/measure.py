@@ -69,27 +69,28 @@ class Bench:
         return [each for each in wanted if each.since <= self.installation.major]
 
     @contextlib.contextmanager
-    def node(self, **settings):
+    def node(self, under=(), **settings):
         """A server with the extension and what it is compared with. Settings: __ stands for a dot."""
         library = self.installation.root / "floor.so"
         if not library.exists():
             compile_library(Path(__file__).with_name("floor.c"), library, [self.installation.headers])
         preload = {"shared_preload_libraries": f"snowflake_id, {library}"}
         settings = {name.replace("__", "."): value for name, value in settings.items()}
-        with Node(self.installation, {**SETTINGS, **preload, **settings}) as node:
+        with Node(self.installation, {**SETTINGS, **preload, **settings}, under) as node:
             node.connection.execute(candidates.CREATE.replace("'floor'", f"'{library}'"))
             yield node
 
 
 class Node:
-    """A server with the extension, and a connection to it."""
+    """A server with the extension, and a connection to it. `under`: see throwaway.Server."""
 
-    def __init__(self, installation, settings):
-        self.server = Server(installation, settings)
+    def __init__(self, installation, settings, under=()):
+        self.server = Server(installation, settings, under=under)
         self._close = contextlib.ExitStack()
 
     def __enter__(self):
-        self._close.enter_context(self.server)
+        # Under another program it takes its time.
+        self._close.enter_context(self.server.start(wait=300))
         self.connection = self.connect()
         self.connection.execute("CREATE EXTENSION snowflake_id")
         return self

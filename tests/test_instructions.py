@@ -1,44 +1,70 @@
 """What `make bench-instructions` makes of what callgrind writes, and of its figures."""
 
 import pytest
-from instructions import compare, inclusive
+from callgrind import by_line, inclusive, total
+from instructions import compare
 
 pytestmark = pytest.mark.once
 
-# Two callers of one function, whose name stands at the first call only.
+# Two callers of one function, into which another file's was compiled.
 DUMP = """\
 # callgrind format
 positions: line
 events: Ir
 
-fn=(1) ExecInterpExpr
+fl=execExprInterp.c
+fn=ExecInterpExpr
 0 700
-cfn=(2) snowflake_nextval_wrapper
-calls=10 0 
+cob=/usr/lib/snowflake_id.so
+cfi=src/functions/generate.rs
+cfn=snowflake_nextval_wrapper
+calls=10 18
 0 2250
-cfn=(3) int8inc
-calls=10 0 
+cfn=int8inc
+calls=10 0
 0 90
 
-fn=(2)
-0 260
-cfn=(4) clock_gettime@@GLIBC_2.17
-calls=10 38 
-0 1990
+ob=/usr/lib/snowflake_id.so
+fl=src/functions/generate.rs
+fn=snowflake_nextval_wrapper
+18 130
+fi=src/time.rs
+35 39
+fe=src/functions/generate.rs
+22 91
+18 13
+fi=src/time.rs
+35 13
+cfn=clock_gettime@@GLIBC_2.17
+calls=13 38
+35 1990
+fe=src/functions/generate.rs
 
-fn=(5) ExecEvalFuncExprFast
+fl=execExprInterp.c
+fn=ExecEvalFuncExprFast
 0 30
-cob=(3) /usr/lib/snowflake_id.so
-cfn=(2)
-calls=3 0 
-* 675
+cfn=snowflake_nextval_wrapper
+calls=3 18
+0 675
+
+totals: 3031
 """
 
 
 def test_calls_are_added_up():
     assert inclusive(DUMP, "snowflake_nextval_wrapper") == (13, 2925)
-    assert inclusive(DUMP, "clock_gettime@@GLIBC_2.17") == (10, 1990)
+    assert inclusive(DUMP, "clock_gettime@@GLIBC_2.17") == (13, 1990)
     assert inclusive(DUMP, "snowflake_base62_wrapper") == (0, 0)
+    assert total(DUMP) == 3031
+
+
+def test_instructions_belong_to_the_line_that_they_come_from():
+    assert by_line(DUMP, "snowflake_nextval_wrapper") == {
+        ("src/functions/generate.rs", 18): 143,
+        ("src/functions/generate.rs", 22): 91,
+        ("src/time.rs", 35): 52,
+        ("clock_gettime@@GLIBC_2.17", 0): 1990,
+    }
 
 
 def test_what_grows_by_more_than_five_per_cent_fails():
