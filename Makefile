@@ -129,7 +129,7 @@ bench: setup-bench ## measure; writes docs/BENCHMARKS.md and its picture
 	@$(MAKE) --no-print-directory bench-server
 	@for server in $$(tools/setup servers | sed 1d); do \
 	    case "$$($$server --version)" in 'PostgreSQL 18'*) \
-	        $(MAKE) --no-print-directory bench-server PG_CONFIG="$$server" options='--only calls,inserts,clients $(options)' ;; \
+	        $(MAKE) --no-print-directory bench-server PG_CONFIG="$$server" options='--only calls,inserts,clients,transactions $(options)' ;; \
 	    esac || exit; \
 	done
 

@@ -25,6 +25,9 @@ UUID = Candidate("gen_random_uuid()", "gen_random_uuid()")
 UUID7 = Candidate("uuidv7()", "uuidv7()", since=18)
 INSTAGRAM = Candidate("Instagram's PL/pgSQL", "instagram_id()")
 
+# Where statements are compared: one that calls nothing.
+SELECT_1 = "1"
+
 FLOORS = [EMPTY, CLOCK, CLOCK_CAS]
 IDS = [SNOWFLAKE, SNOWFLAKE_64, NEXTVAL, NEXTVAL_32, NEXTVAL_1000]
 

@@ -9,6 +9,7 @@ from sections.calls import Batches, Bulk, Calls, Eight
 from sections.ceiling import Blocks, Ceiling, Nodes
 from sections.clients import Clients, Pace
 from sections.core import Core
+from sections.profile import Transactions
 from sections.statements import Decoding, Inserts
 from sections.upkeep import Counting, Joining, Keeper
 
@@ -19,6 +20,7 @@ SECTIONS = [
     Blocks(),
     Inserts(),
     Clients(),
+    Transactions(),
     Pace(),
     Batches(),
     Bulk(),
