@@ -1,6 +1,7 @@
 """What a call takes that a client makes."""
 
 from candidates import (
+    CLOCK_CAS,
     EMPTY,
     INSTAGRAM,
     NEXTVAL,
@@ -15,7 +16,7 @@ from measure import HELD, interleaved, percentiles, pgbench, together
 from report import Figure, Table
 
 # The empty function shows what PostgreSQL itself does to look one up and to call it.
-CANDIDATES = (EMPTY, SNOWFLAKE, NEXTVAL, NEXTVAL_32, NEXTVAL_1000, UUID, UUID7, INSTAGRAM)
+CANDIDATES = (EMPTY, CLOCK_CAS, SNOWFLAKE, NEXTVAL, NEXTVAL_32, NEXTVAL_1000, UUID, UUID7, INSTAGRAM)
 
 
 class Clients:
@@ -23,24 +24,26 @@ class Clients:
     title = "Clients"
     clients = (1, 8, 64)
     # What is required is decided by some hundredths: between these, in many rounds.
-    judged, judged_clients = (EMPTY, SNOWFLAKE, NEXTVAL), 8
+    judged, judged_clients = (EMPTY, CLOCK_CAS, SNOWFLAKE, NEXTVAL), 8
     # Short: what a neighbour does to one run it does to the next one, too.
     seconds = 1
 
     def measure(self, bench):
         calls = {SELECT_1: "1", **{each.name: each.call for each in bench.known(CANDIDATES)}}
-        variants = {f"{clients} {name}": (clients, name) for clients in self.clients for name in calls}
+        every = [f"{clients} {name}" for clients in self.clients for name in calls]
+        judged = [f"{self.judged_clients} {name}" for name in (SELECT_1, *(each.name for each in self.judged))]
         # As a server has it that must not lose what it has committed.
         durable = {"fsync": "on", "synchronous_commit": "on", "max_connections": 100}
         with bench.node(snowflake_id__max_ahead=HELD, **durable) as node:
 
             def run(name):
-                clients, call = variants[name]
-                return pgbench(node, f"SELECT {calls[call]}", clients, self.seconds)
+                clients, _, call = name.partition(" ")
+                return pgbench(node, f"SELECT {calls[call]}", int(clients), self.seconds)
 
-            rounds = interleaved(variants, run, bench.rounds(8, 1))
-            judged = [f"{self.judged_clients} {name}" for name in (SELECT_1, *(each.name for each in self.judged))]
-            return {"rounds": rounds, "judged": interleaved(judged, run, bench.rounds(60, 2))}
+            return {
+                "rounds": interleaved(every, run, bench.rounds(8, 1)),
+                "judged": interleaved(judged, run, bench.rounds(60, 2)),
+            }
 
     def tables(self, data):
         tables = [self._table(data["rounds"], clients) for clients in self.clients]

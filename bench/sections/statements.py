@@ -60,7 +60,7 @@ class Inserts:
 
             # These do not depend on the moment; and EXPLAIN, which counts, takes time.
             sizes = {name: look(name) for name in keys}
-            rounds = interleaved(keys, run, bench.rounds(7, 1))
+            rounds = interleaved(keys, run, bench.rounds(12, 1))
             return {"sizes": sizes, "rounds": rounds}
 
     def tables(self, data):
