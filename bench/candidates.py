@@ -13,6 +13,8 @@ class Candidate:
     since: int = 0  # the first PostgreSQL that has it
 
 
+# Where statements are compared: one that calls nothing.
+SELECT_1 = Candidate("1", "1")
 EMPTY = Candidate("C function: empty", "floor_empty()")
 CLOCK = Candidate("C function: reads the clock", "floor_clock()")
 CLOCK_CAS = Candidate("C function: clock and compare-and-swap", "floor_clock_cas()")
@@ -24,9 +26,6 @@ NEXTVAL_1000 = Candidate("nextval(), CACHE 1000", "nextval('cache1000')")
 UUID = Candidate("gen_random_uuid()", "gen_random_uuid()")
 UUID7 = Candidate("uuidv7()", "uuidv7()", since=18)
 INSTAGRAM = Candidate("Instagram's PL/pgSQL", "instagram_id()")
-
-# Where statements are compared: one that calls nothing.
-SELECT_1 = "1"
 
 FLOORS = [EMPTY, CLOCK, CLOCK_CAS]
 IDS = [SNOWFLAKE, SNOWFLAKE_64, NEXTVAL, NEXTVAL_32, NEXTVAL_1000]

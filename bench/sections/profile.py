@@ -32,7 +32,7 @@ class Transactions:
 
             # What it takes to have the counts written down.
             nothing = callgrind.total(backend.count(lambda: None))
-            dumps = {SELECT_1: dump_of("1"), **{each.name: dump_of(each.call) for each in SYMBOLS}}
+            dumps = {each.name: dump_of(each.call) for each in (SELECT_1, *SYMBOLS)}
         found = {name: {"all": (callgrind.total(dump) - nothing) / self.times} for name, dump in dumps.items()}
         for each, symbol in SYMBOLS.items():
             calls, cost = callgrind.inclusive(dumps[each.name], symbol)
@@ -43,14 +43,14 @@ class Transactions:
 
     def tables(self, data):
         found = data["rounds"]
-        base = found[SELECT_1]["all"]
+        base = found[SELECT_1.name]["all"]
 
         def share(instructions):
             return Figure([100 * instructions / base], ".1f", " %")
 
-        rows = [[f"SELECT {SELECT_1}", Figure([base], ",.0f"), "", "", ""]]
+        rows = [[f"SELECT {SELECT_1.name}", Figure([base], ",.0f"), "", "", ""]]
         for name, counts in found.items():
-            if name != SELECT_1:
+            if name != SELECT_1.name:
                 every, own = Figure([counts["all"]], ",.0f"), Figure([counts["own"]], ",.0f")
                 rows.append([f"SELECT {name}", every, share(counts["all"] - base), own, share(counts["own"])])
         text = (
