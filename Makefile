@@ -17,14 +17,10 @@ pg_major  = $(shell $(pg_config) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/
 # once for each (measured: half the time and a third of the space of separate ones).
 package   = $(CURDIR)/target/package/pg$(pg_major)
 
-# cargo-pgrx is installed here if another version of it is on PATH.
-export PATH := $(CURDIR)/target/tools/bin:$(PATH)
-
 # What python tools need to know; see tools/throwaway.py.
 throwaway = SNOWFLAKE_PG_CONFIG='$(pg_config)' SNOWFLAKE_PACKAGE='$(package)'
 
-# Tells cargo-pgrx and the build scripts of pgrx which server is meant, so that
-# nobody has to run `cargo pgrx init`.
+# Tells the build scripts of pgrx which server is meant.
 pgrx_env  = PGRX_PG_CONFIG_PATH='$(pg_config)'
 
 python    = target/venv/bin/python
@@ -39,7 +35,7 @@ help: ## this list
 	@echo 'make [target] [PG_CONFIG=/path/to/pg_config]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install what building needs (apt, cargo-pgrx)
+setup: ## install what building needs (by apt)
 	@tools/setup build
 
 setup-test:
@@ -50,9 +46,22 @@ setup-bench:
 
 build: ## build the extension (the default)
 	@tools/setup check
+	$(pgrx_env) cargo build --release --lib --no-default-features --features pg$(pg_major)
 	@rm -rf '$(package)'
-	$(pgrx_env) cargo pgrx package --pg-config '$(pg_config)' \
-	    --no-default-features --features pg$(pg_major) --out-dir '$(package)'
+	@install -D target/release/libsnowflake_id.so "$(package)$$($(pg_config) --pkglibdir)/snowflake_id.so"
+	@$(call extensions,$(package)$$($(pg_config) --sharedir)/extension)
+
+# The parts of each extension's script, in reading order.
+snowflake_id_sql      = generate decode search text layouts keeper statistics audit revoke rights
+snowflake_id_node_sql = $(addprefix node/,schema high_water_marks registry samples audits) revoke node/rights
+version = $(shell sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+# $(call extension,directory,name,parts): its control file and its script, into a directory.
+extension = sed 's/@CARGO_VERSION@/$(version)/' $(2).control >"$(1)/$(2).control" && \
+    { printf '%s\n' '\echo Use "CREATE EXTENSION $(2)" to load this file. \quit'; \
+      for part in $(3); do echo; sed 's/@extension@/$(2)/' "src/sql/$$part.sql" || exit; done; \
+    } >"$(1)/$(2)--$(version).sql"
+extensions = mkdir -p "$(1)" && $(call extension,$(1),snowflake_id,$(snowflake_id_sql)) && \
+    $(call extension,$(1),snowflake_id_node,$(snowflake_id_node_sql))
 
 # Needs neither cargo nor the network, so that `make && sudo make install` works.
 install: ## copy the built extension into the server (sudo; DESTDIR=)
@@ -67,8 +76,10 @@ install: ## copy the built extension into the server (sudo; DESTDIR=)
 # By name rather than by what is built now: an older version's files go, too.
 uninstall: ## remove it from the server
 	rm -f "$(DESTDIR)$$($(pg_config) --pkglibdir)/snowflake_id.so" \
-	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension/snowflake_id.control" \
-	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id--*.sql
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id.control \
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id_node.control \
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id--*.sql \
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id_node--*.sql
 
 # Against the running server that PGHOST, PGPORT and PGUSER name. Like
 # pg_stat_statements, this extension lives in shared memory, so the server must
@@ -79,7 +90,6 @@ isolation = $(sort $(basename $(notdir $(wildcard tests/isolation/specs/*.spec))
 pgxs_test = $(dir $(shell $(pg_config) --pgxs))../test
 installcheck: ## run the SQL tests against an installed, running server
 	@echo "the server needs: shared_preload_libraries = 'snowflake_id', snowflake_id.worker_id = 1;"
-	@echo "the database postgres: CREATE EXTENSION snowflake_id"
 	@mkdir -p target/regress target/isolation
 	$(pgxs_test)/regress/pg_regress --bindir="$$($(pg_config) --bindir)" \
 	    --inputdir=tests/regress --outputdir=target/regress --dbname=contrib_regression $(regress)

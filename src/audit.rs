@@ -5,6 +5,7 @@
 use crate::error::Error;
 use crate::schema;
 use crate::settings;
+use crate::tables::{AUDITS, HIGH_WATER_MARKS, REGISTRY, Table, Unusable};
 use crate::time::{WallClock, from_unix, to_unix, uptime};
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
@@ -73,7 +74,7 @@ pub(crate) fn audit(request: Request<'_>, layout: &Layout) -> Result<Vec<Row>, s
         layout: *layout,
         before: begun,
         workers,
-        known: known(&schema, layout)?,
+        known: known(layout)?,
         tolerance: created.map(|_| tolerance),
     };
     let (audit, rows) = (Audit::new(expected), expected_rows(relation)?);
@@ -81,7 +82,7 @@ pub(crate) fn audit(request: Request<'_>, layout: &Layout) -> Result<Vec<Row>, s
     let found = rows_of(&run(&query, first, running, owner)?, layout);
 
     let about = About { relation, column_name, since, share, begun, took: uptime() - uptime_begun };
-    keep(&schema, &about, &found)?;
+    keep(&about, &found)?;
     Ok(found)
 }
 
@@ -253,17 +254,25 @@ fn expected_rows(relation: pg_sys::Oid) -> Result<u64, spi::Error> {
     )
 }
 
-/// The nodes' numbers that a registry in this database, or a node's own record, has heard of;
-/// `None` where there is no registry.
-fn known(schema: &str, layout: &Layout) -> Result<Option<BTreeSet<u64>>, spi::Error> {
+/// The nodes' worker ids that a registry in this database, or a node's own record, has heard of;
+/// `None` where there is no registry, or where the caller may not read it.
+fn known(layout: &Layout) -> Result<Option<BTreeSet<u64>>, spi::Error> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let tables = (may(&REGISTRY, "SELECT")? && may(&HIGH_WATER_MARKS, "SELECT")?)
+        .then(|| REGISTRY.open(lock).and_then(|one| Ok((one, HIGH_WATER_MARKS.open(lock)?))));
+    let (registry, marks) = match tables.transpose() {
+        Ok(Some(tables)) => tables,
+        Ok(None) | Err(Unusable::NoExtension) => return Ok(None),
+        Err(changed) => Error::from(changed).raise(),
+    };
     one_row(
         &format!(
             "SELECT array_agg(number) FROM (
-                 SELECT number FROM {schema}.snowflake_leases
+                 SELECT number FROM ONLY {registry}
                  UNION SELECT coalesce(datacenter_id, 0)::bigint << $1 | worker_id
-                 FROM {schema}.snowflake_high_water_marks WHERE worker_id IS NOT NULL
+                 FROM ONLY {marks} WHERE worker_id IS NOT NULL
              ) AS numbers
-             WHERE EXISTS (SELECT FROM {schema}.snowflake_leases)"
+             WHERE EXISTS (SELECT FROM ONLY {registry})"
         ),
         &[(layout.bits(Field::Worker) as i32).into()],
         |row| {
@@ -271,6 +280,18 @@ fn known(schema: &str, layout: &Layout) -> Result<Option<BTreeSet<u64>>, spi::Er
             Ok(numbers.map(|numbers| numbers.into_iter().map(i64::cast_unsigned).collect()))
         },
     )
+}
+
+/// Whether the table is there and the caller has these rights on it.
+fn may(table: &Table, rights: &str) -> Result<bool, spi::Error> {
+    let query = "SELECT has_table_privilege(c.oid, $2) FROM pg_class c
+         JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname || '.' || c.relname = $1";
+    let values = [table.full_name().into(), rights.into()];
+    Spi::connect(|client| {
+        let rows = client.select(query, Some(1), &values)?;
+        Ok(rows.map(|row| row.get::<bool>(1)).next().transpose()?.flatten() == Some(true))
+    })
 }
 
 /// The query that hands each id to `read`, and in their order to `judge`. That one stands in the
@@ -347,22 +368,31 @@ struct About<'a> {
 }
 
 /// Leaves the result of an audit in the place of the last one's.
-fn keep(schema: &str, about: &About<'_>, found: &[Row]) -> Result<(), spi::Error> {
+fn keep(about: &About<'_>, found: &[Row]) -> Result<(), spi::Error> {
     let read_only =
         one_row("SELECT current_setting('transaction_read_only')::boolean", &[], |row| {
             row.get::<bool>(1)
         })?;
     if read_only == Some(true) {
-        notice!("the result is not kept in snowflake_audits: the transaction is read-only");
+        notice!("snowflake_audit: the result is not kept: the transaction is read-only");
         return Ok(());
     }
-    let table = format!("{schema}.snowflake_audits");
+    // Each of them: a list of rights is satisfied by any.
+    let rights = ["INSERT", "DELETE"].map(|right| may(&AUDITS, right));
+    if !rights.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().all(|may| may) {
+        Error::AuditNotKept.report(PgLogLevel::NOTICE, "");
+        return Ok(());
+    }
+    // Two audits of a column take turns. A transaction that cannot see the result of another one
+    // fails by the conflict below, as it should where it is isolated.
+    let lock = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
+    let table = match AUDITS.open(lock) {
+        Ok(table) => table,
+        Err(why) => Error::from(why).raise(),
+    };
     let &About { relation, column_name, since, share, begun, took } = about;
     let partial = since.is_some() || share < 1.0;
     Spi::connect_mut(|client| {
-        // Two audits of a column take turns. A transaction that cannot see the result of another
-        // one fails by the conflict below, as it should where it is isolated.
-        client.update(&format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"), None, &[])?;
         // A look at a part says nothing of what was found in the rest.
         let last = format!(
             "DELETE FROM {table} WHERE relation = $1 AND column_name = $2 AND (partial OR NOT $3)"

@@ -5,6 +5,7 @@
 
 use crate::settings::MAX_BATCH_LIMIT;
 use crate::statistics::Counter;
+use crate::tables::{Changed, EXTENSION, Unusable};
 use crate::time::shown;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -25,7 +26,11 @@ pub(crate) enum Error {
     Standby,
     KeeperNotReady { keeper: Keeper },
     NoDatabase { database: String },
-    NoExtension { database: String },
+    NoExtension { database: String, why: String },
+    SchemaTaken { database: String },
+    TableChanged { what: Changed },
+    NoNodeExtension,
+    MayNotCall { function: String },
     CannotReserve { why: String },
     LayoutChanged { was: String, epoch: i64, layout: Layout },
     Copy { of: String },
@@ -63,6 +68,7 @@ pub(crate) enum Error {
     NotATimestamp,
     NotAnId { id: i64 },
     AuditNull,
+    AuditNotKept,
     NoColumn { column: String, relation: String },
     NotAscii,
     MayNotRead { relation: String },
@@ -134,6 +140,10 @@ impl Error {
             | Self::NoDatacenterId { .. }
             | Self::NoDatabase { .. }
             | Self::NoExtension { .. }
+            | Self::SchemaTaken { .. }
+            | Self::TableChanged { .. }
+            | Self::NoNodeExtension
+            | Self::AuditNotKept
             | Self::LayoutChanged { .. }
             | Self::Copy { .. }
             | Self::WorkerIdInUse { .. }
@@ -176,7 +186,7 @@ impl Error {
             | Self::TimeOutOfRange { .. }
             | Self::NotATimestamp => Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::NoColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
-            Self::MayNotRead { .. } | Self::HiddenRows { .. } => {
+            Self::MayNotRead { .. } | Self::HiddenRows { .. } | Self::MayNotCall { .. } => {
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE
             }
             Self::NotAscii => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -197,8 +207,20 @@ impl Error {
             Self::NoDatabase { database } => {
                 format!("the keeper of snowflake ids cannot connect to database \"{database}\"")
             }
-            Self::NoExtension { database } => {
-                format!("extension snowflake_id is missing in database \"{database}\"")
+            Self::NoExtension { database, .. } => {
+                format!("extension {EXTENSION} cannot be created in database \"{database}\"")
+            }
+            Self::SchemaTaken { database } => {
+                format!("schema {EXTENSION} in database \"{database}\" is not the extension's")
+            }
+            Self::TableChanged { what: Changed { table, .. } } => {
+                format!("table {table} is not as its extension has made it")
+            }
+            Self::NoNodeExtension => {
+                format!("extension {EXTENSION} is missing in this database")
+            }
+            Self::MayNotCall { function } => {
+                format!("permission denied for function {function}")
             }
             Self::CannotReserve { .. } => "the keeper cannot reserve snowflake ids".to_owned(),
             Self::LayoutChanged { .. } => {
@@ -270,6 +292,7 @@ impl Error {
             }
             Self::NotATimestamp => "the id's time is outside of the range of timestamps".to_owned(),
             Self::NotAnId { id } => format!("{id} is not a snowflake id"),
+            Self::AuditNotKept => "the result of the audit is not kept".to_owned(),
             Self::AuditNull => "relation and column_name must not be null".to_owned(),
             Self::NoColumn { column, relation } => {
                 format!("column \"{column}\" of relation {relation} does not exist")
@@ -322,11 +345,27 @@ impl Error {
             Self::KeeperNotReady { keeper } => keeper.help(),
             Self::NoDatabase { database } => (
                 "The keeper keeps this node's record there (snowflake_id.database). The server's log says why it could not connect.".to_owned(),
-                format!("If it does not exist: CREATE DATABASE {0}; then connect to it and run: CREATE EXTENSION snowflake_id; Or name another database: ALTER SYSTEM SET snowflake_id.database = '...', and restart the server.", quote_identifier(database)),
+                format!("If it does not exist: CREATE DATABASE {}; Or name another database: ALTER SYSTEM SET snowflake_id.database = '...', and restart the server.", quote_identifier(database)),
             ),
-            Self::NoExtension { database } => (
-                "The keeper keeps this node's record there (snowflake_id.database).".to_owned(),
-                format!("Connect to database \"{database}\" and run: CREATE EXTENSION snowflake_id;"),
+            Self::NoExtension { database, why } => (
+                format!("The keeper keeps this node's record in tables of the extension. {}", sentence(why)).trim_end().to_owned(),
+                format!("The keeper tries again. To try it by hand, connect to database \"{database}\" and run: CREATE EXTENSION {EXTENSION};"),
+            ),
+            Self::SchemaTaken { database } => (
+                "The keeper creates the extension, and its script the schema: in one that somebody has made before, objects of his could be run with the rights of a superuser.".to_owned(),
+                format!("See what the schema holds; then connect to database \"{database}\" and run: ALTER SCHEMA {EXTENSION} RENAME TO {EXTENSION}_old;"),
+            ),
+            Self::TableChanged { what: Changed { what, undo, .. } } => (
+                what.clone(),
+                format!("If nobody needs it: {undo}"),
+            ),
+            Self::NoNodeExtension => (
+                "A registry keeps its leases in tables of the extension.".to_owned(),
+                format!("As a superuser: CREATE EXTENSION {EXTENSION};"),
+            ),
+            Self::MayNotCall { .. } => (
+                "What the owner of a database is granted is for GRANT ... ON ALL FUNCTIONS only.".to_owned(),
+                "As a superuser, grant the right to a role: GRANT EXECUTE ON FUNCTION ... TO ...;".to_owned(),
             ),
             Self::CannotReserve { why } => (
                 format!("Its last attempt to write this node's record failed: {why}"),
@@ -346,7 +385,7 @@ impl Error {
                     shown(Some(*updated_at)),
                     if *copy { " One of the two data directories is a copy of the other." } else { "" },
                 ),
-                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_high_water_marks WHERE node = '...';".to_owned(),
+                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_id_node.high_water_marks WHERE node = '...';".to_owned(),
             ),
             Self::TwoSources => (
                 "snowflake_id.worker_id and snowflake_id.registry are both set.".to_owned(),
@@ -470,6 +509,10 @@ impl Error {
                 String::new(),
                 "snowflake_lastval() returns the last id that the same session made with snowflake_nextval() or a batch.".to_owned(),
             ),
+            Self::AuditNotKept => (
+                format!("It is kept in {EXTENSION}.audits, where extension {EXTENSION} is and the caller may write to it."),
+                format!("As a superuser: CREATE EXTENSION {EXTENSION}; GRANT SELECT, INSERT, DELETE ON {EXTENSION}.audits TO ...;"),
+            ),
             Self::AuditNull | Self::NoColumn { .. } | Self::ColumnType { .. } => (
                 String::new(),
                 "For example: SELECT * FROM snowflake_audit('orders', 'id');".to_owned(),
@@ -545,6 +588,15 @@ impl Error {
             report = report.set_hint(hint);
         }
         report.report(level);
+    }
+}
+
+impl From<Unusable> for Error {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::NoExtension => Self::NoNodeExtension,
+            Unusable::Changed(what) => Self::TableChanged { what },
+        }
     }
 }
 

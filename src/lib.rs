@@ -14,12 +14,14 @@ mod generator;
 mod keeper;
 mod published;
 mod report;
+mod rights;
 mod row;
 mod schema;
 mod settings;
 mod shared;
 mod statistics;
 mod status;
+mod tables;
 mod time;
 mod wait;
 
@@ -44,16 +46,6 @@ pub extern "C-unwind" fn _PG_init() {
     }
 }
 
-// The SQL of the extension is written by hand, in the order in which it is read:
-// what a function is called, takes and promises stands beside its COMMENT. The
-// C symbol of a function is its Rust name with `_wrapper` behind it; renaming one
-// would break every installed schema.
-extension_sql_file!("sql/generate.sql", name = "generate", bootstrap);
-extension_sql_file!("sql/decode.sql", name = "decode", requires = ["generate"]);
-extension_sql_file!("sql/search.sql", name = "search", requires = ["decode"]);
-extension_sql_file!("sql/text.sql", name = "text", requires = ["search"]);
-extension_sql_file!("sql/layouts.sql", name = "layouts", requires = ["text"]);
-extension_sql_file!("sql/registry.sql", name = "registry", requires = ["layouts"]);
-extension_sql_file!("sql/keeper.sql", name = "keeper", requires = ["registry"]);
-extension_sql_file!("sql/statistics.sql", name = "statistics", requires = ["keeper"]);
-extension_sql_file!("sql/audit.sql", name = "audit", requires = ["statistics"], finalize);
+// The SQL of the extensions is written by hand, in src/sql, in the order in which it is read: what a
+// function is called, takes and promises stands beside its COMMENT. The C symbol of a function is
+// its Rust name with `_wrapper` behind it; renaming one would break every installed schema.

@@ -22,7 +22,7 @@ pub(crate) enum State {
     NoDatacenterId,
     /// The keeper cannot connect to its database.
     NoDatabase,
-    /// The extension is missing in the keeper's database.
+    /// The extension could not be created in the keeper's database; `text` is the server's error.
     NoExtension,
     /// The keeper could not write its record; `text` is the server's error.
     CannotReserve,
@@ -46,10 +46,14 @@ pub(crate) enum State {
     LeaseEnded,
     /// The node has been drained.
     Drained,
+    /// Somebody else has made the schema of the keeper's extension.
+    SchemaTaken,
+    /// A table of the keeper's extension was changed: `text`, see [`crate::tables::Unusable`].
+    TableChanged,
 }
 
 impl State {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 19] = [
         Self::Starting,
         Self::Ready,
         Self::NoWorkerId,
@@ -67,6 +71,8 @@ impl State {
         Self::LeaseClaimed,
         Self::LeaseEnded,
         Self::Drained,
+        Self::SchemaTaken,
+        Self::TableChanged,
     ];
 
     fn from_number(number: u64) -> Self {

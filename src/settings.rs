@@ -172,7 +172,7 @@ pub(crate) fn define() {
     );
     GucRegistry::define_float_guc_with_hooks(
         c"snowflake_id.sample_rate",
-        c"The share of ids that are noted in the table snowflake_samples; 0 for none.",
+        c"The share of ids that are noted in the table snowflake_id_node.samples; 0 for none.",
         c"With each the session, its database and role. Samples that come faster than the keeper can write them down are dropped, and counted in pg_stat_snowflake.",
         &SAMPLE_RATE,
         0.0,

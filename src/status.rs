@@ -4,6 +4,7 @@ use crate::error::{Error, Keeper};
 use crate::report::{Report, State, Ticket, Verdict};
 use crate::settings;
 use crate::shared::{Shared, shared};
+use crate::tables::Changed;
 use crate::time::{WallClock, uptime};
 use crate::wait::wait;
 use pgrx::pg_sys;
@@ -91,7 +92,11 @@ pub(crate) fn error_of(verdict: Verdict) -> Option<Error> {
         State::NoWorkerId => layout().map(|layout| Error::NoWorkerId { layout }),
         State::NoDatacenterId => layout().map(|layout| Error::NoDatacenterId { layout }),
         State::NoDatabase => Ok(Error::NoDatabase { database: settings::database() }),
-        State::NoExtension => Ok(Error::NoExtension { database: settings::database() }),
+        State::NoExtension => {
+            Ok(Error::NoExtension { database: settings::database(), why: verdict.text })
+        }
+        State::SchemaTaken => Ok(Error::SchemaTaken { database: settings::database() }),
+        State::TableChanged => Ok(Error::TableChanged { what: Changed::of_line(&verdict.text) }),
         State::CannotReserve => Ok(Error::CannotReserve { why: verdict.text }),
         State::ClockBehind => Ok(Error::ClockBehindRecord { by, now }),
         State::ClockJumped => {
@@ -219,5 +224,7 @@ const fn word(state: State) -> &'static str {
         State::LeaseClaimed => "lease_claimed",
         State::LeaseEnded => "lease_ended",
         State::Drained => "drained",
+        State::SchemaTaken => "schema_taken",
+        State::TableChanged => "table_changed",
     }
 }

@@ -61,7 +61,7 @@ def test_a_registry_and_a_node(installation, registry, start_server):
     # The nodes' role may do what nodes do, and nothing else.
     conninfo = f"host=127.0.0.1 port={registry.port} user=snowflake_node password={password.read_text().strip()} dbname=ids"
     with psycopg.connect(conninfo, autocommit=True) as role:
-        for statement in "TABLE snowflake_registry", "TABLE snowflake_leases", "CREATE TABLE t ()", "CREATE TEMP TABLE t ()":
+        for statement in "TABLE snowflake_id_node.registry", "TABLE snowflake_id_node.leases", "CREATE TABLE t ()", "CREATE TEMP TABLE t ()":
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 role.execute(statement)
     with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry"):

@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import psycopg
+import pytest
 from throwaway import PROJECT, clean_environment
 
 REFERENCE = (PROJECT / "docs/REFERENCE.md").read_text()
@@ -17,12 +18,24 @@ CHANGES_BY = {
     "session": "user",
 }
 
-# The objects that the extension consists of.
+# The objects that the extensions consist of.
 MEMBERS = """
     SELECT classid, objid FROM pg_depend
     WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
-      AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'snowflake_id')
+      AND refobjid IN (SELECT oid FROM pg_extension WHERE extname IN ('snowflake_id', 'snowflake_id_node'))
 """
+
+# How the page names an object: with its schema only where that is always the same.
+NAMED = "CASE {0}::regnamespace::text WHEN 'snowflake_id_node' THEN 'snowflake_id_node.' ELSE '' END || {1}"
+FUNCTION = NAMED.format("pronamespace", "proname")
+RELATION = NAMED.format("relnamespace", "relname")
+
+
+@pytest.fixture
+def connection(connection):
+    """With both extensions."""
+    connection.execute("CREATE EXTENSION snowflake_id_node")
+    return connection
 
 
 def section(heading):
@@ -54,49 +67,49 @@ def test_functions(connection):
     """Signatures as psql shows them, and what the planner is told; all have a comment."""
     rows = connection.execute(
         f"""
-        SELECT format('%s(%s) → %s', proname, pg_get_function_arguments(oid), pg_get_function_result(oid)),
+        SELECT format('%s(%s) → %s', {FUNCTION}, pg_get_function_arguments(oid), pg_get_function_result(oid)),
                concat_ws(', ',
                    CASE provolatile WHEN 'i' THEN 'IMMUTABLE' WHEN 's' THEN 'STABLE' ELSE 'VOLATILE' END,
                    CASE WHEN proisstrict THEN 'STRICT' ELSE 'CALLED ON NULL INPUT' END,
                    CASE proparallel WHEN 's' THEN 'PARALLEL SAFE' WHEN 'r' THEN 'PARALLEL RESTRICTED'
                                     ELSE 'PARALLEL UNSAFE' END),
-               proname, obj_description(oid, 'pg_proc')
+               {FUNCTION}, obj_description(oid, 'pg_proc')
         FROM pg_proc WHERE ('pg_proc'::regclass, oid) IN ({MEMBERS})
         """
     ).fetchall()
-    written = re.findall(r"^```text\n((?:snowflake|pg_stat)_\w+\(.*)\n```\n(.*)$", REFERENCE, flags=re.MULTILINE)
+    written = re.findall(r"^```text\n((?:snowflake|pg_stat)_[\w.]+\(.*)\n```\n(.*)$", REFERENCE, flags=re.MULTILINE)
     assert sorted(written) == sorted(row[:2] for row in rows)
-    headings = re.findall(r"^### ((?:snowflake|pg_stat)_\w+)$", REFERENCE, flags=re.MULTILINE)
+    headings = re.findall(r"^### ((?:snowflake_id_node\.|snowflake_|pg_stat_)\w+)$", REFERENCE, flags=re.MULTILINE)
     assert sorted(set(headings) - set(subheadings("## Views and tables"))) == sorted({row[2] for row in rows})
     assert [row[2] for row in rows if not row[3]] == []
 
 
 def test_views(connection):
-    """All views and the tables, with a comment; and nothing else belongs to the extension but functions."""
+    """All views and the tables, with a comment; and nothing else belongs to the extensions but functions and a schema."""
     rows = connection.execute(
         f"""
-        SELECT relname, relkind, obj_description(oid, 'pg_class')
+        SELECT {RELATION}, relkind, obj_description(oid, 'pg_class')
         FROM pg_class WHERE ('pg_class'::regclass, oid) IN ({MEMBERS})
         """
     ).fetchall()
     assert sorted(subheadings("## Views and tables")) == sorted(row[0] for row in rows)
     assert {row[0]: row[1] for row in rows if row[1] != "v"} == {
-        "snowflake_audits": "r",
-        "snowflake_high_water_marks": "r",
-        "snowflake_registry": "r",
-        "snowflake_samples": "r",
+        "snowflake_id_node.audits": "r",
+        "snowflake_id_node.high_water_marks": "r",
+        "snowflake_id_node.registry": "r",
+        "snowflake_id_node.samples": "r",
     }
     assert [row for row in rows if not row[2]] == []
     kinds = connection.execute(f"SELECT DISTINCT classid::regclass::text FROM ({MEMBERS}) AS members").fetchall()
     # Since PostgreSQL 17 a view's row type counts, too.
-    assert {kind for (kind,) in kinds} <= {"pg_class", "pg_proc", "pg_type"}
+    assert {kind for (kind,) in kinds} <= {"pg_class", "pg_namespace", "pg_proc", "pg_type"}
 
 
 def test_columns(connection):
     """Every column of them, in its order, with its type and a comment on it."""
     rows = connection.execute(
         f"""
-        SELECT relname, attname, replace(format_type(atttypid, NULL), 'timestamp with time zone', 'timestamptz'),
+        SELECT {RELATION}, attname, replace(format_type(atttypid, NULL), 'timestamp with time zone', 'timestamptz'),
                col_description(attrelid, attnum)
         FROM pg_class JOIN pg_attribute ON attrelid = oid AND attnum > 0
         WHERE ('pg_class'::regclass, oid) IN ({MEMBERS}) ORDER BY attnum

@@ -107,7 +107,7 @@ def tour():
 
 
 def show(tour, server):
-    tour.step("The extension", "One statement per database; this one, postgres, also has the node's record.")
+    tour.step("The extension", "One statement in each database that generates ids. The node needs no other.")
     tour.sql("CREATE EXTENSION snowflake_id;")
 
     tour.step(
@@ -216,8 +216,7 @@ or the same in psql, as a superuser:
   LOAD 'snowflake_id';
   ALTER SYSTEM SET snowflake_id.worker_id = 1;
 
-Restart the server (for example: sudo systemctl restart postgresql), then in the database postgres,
-where the node keeps its record, and in your own:
+Restart the server (for example: sudo systemctl restart postgresql), then in your database:
 
   CREATE EXTENSION snowflake_id;
   CREATE TABLE orders (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), customer text);

@@ -1,14 +1,14 @@
-//! The keeper seen from SQL: status, what it can be told to do, and the triggers on its tables.
+//! The keeper seen from SQL: how the node stands, and what it can be told to do.
 
 use crate::error::{Error, OrRaise};
 use crate::report::{Report, State};
+use crate::rights::refuse_database_owner;
 use crate::settings;
 use crate::shared::{Shared, shared};
 use crate::status::{self, Question};
 use crate::time::{WallClock, from_unix};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
-use pgrx::spi::quote_qualified_identifier;
 use snowflake_core::{Clock, Field};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -99,7 +99,8 @@ fn keeper() -> &'static Shared {
 }
 
 #[pg_extern(sql = false)]
-fn snowflake_accept_clock() -> bool {
+fn snowflake_accept_clock(fcinfo: pg_sys::FunctionCallInfo) -> bool {
+    refuse_database_owner(fcinfo);
     let shared = keeper();
     let report = shared.report();
     // What the keeper says may be a second old.
@@ -113,12 +114,14 @@ fn snowflake_accept_clock() -> bool {
 }
 
 #[pg_extern(sql = false)]
-fn snowflake_drain() {
+fn snowflake_drain(fcinfo: pg_sys::FunctionCallInfo) {
+    refuse_database_owner(fcinfo);
     drain(true);
 }
 
 #[pg_extern(sql = false)]
-fn snowflake_resume() {
+fn snowflake_resume(fcinfo: pg_sys::FunctionCallInfo) {
+    refuse_database_owner(fcinfo);
     drain(false);
 }
 
@@ -140,7 +143,8 @@ fn order(shared: &'static Shared, count: &AtomicU64, order: impl FnOnce()) {
 }
 
 #[pg_extern(sql = false)]
-fn snowflake_release_worker_id() {
+fn snowflake_release_worker_id(fcinfo: pg_sys::FunctionCallInfo) {
+    refuse_database_owner(fcinfo);
     let shared = keeper();
     match (settings::registry(), settings::worker_id()) {
         (None, _) => Error::NotLeased.raise(),
@@ -150,46 +154,17 @@ fn snowflake_release_worker_id() {
     order(shared, &shared.report().exchanges, || shared.report().want_another());
 }
 
-/// For the installation script: says where the extension is missing. The keeper knows.
+/// For the installation script: says where the keeper cannot do what it needs the extension for.
 #[pg_extern(sql = false)]
 fn snowflake_check_keeper() {
-    let Some(shared) = shared().filter(|_| !status::in_recovery()) else { return };
-    // The keeper cannot see what this transaction creates.
-    // SAFETY: reads this session's database, which it is connected to.
-    #[allow(unsafe_code)]
-    let here = unsafe {
-        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-        if name.is_null() { None } else { std::ffi::CStr::from_ptr(name).to_str().ok() }
-    };
-    if here == Some(settings::database().as_str()) {
+    if shared().is_none() || status::in_recovery() {
         return;
     }
-    Question::ask(shared).answer();
-    if let ("no_extension" | "no_database", Some(error)) = status::now() {
+    // By the keeper's last look. Whoever asked it for another one would have it reserve ids, and
+    // CREATE EXTENSION may be a part of a dump whose record is still to come.
+    if let ("no_extension" | "no_database" | "schema_taken" | "table_changed", Some(error)) =
+        status::now()
+    {
         error.report(PgLogLevel::WARNING, "snowflake ids cannot be made yet: ");
     }
-}
-
-/// Lets a replicated row of a node pass only if there is none yet: two clusters that publish
-/// all their tables to each other would else send it back and forth.
-#[pg_trigger(sql = false)]
-fn snowflake_skip_known_node<'a>(
-    trigger: &'a pgrx::PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Box<dyn std::error::Error>> {
-    let Some(new) = trigger.new() else { return Ok(None) };
-    let node: Option<String> = new.get_by_name("node")?;
-    let table = quote_qualified_identifier(trigger.table_schema()?, trigger.table_name()?);
-    let known = Spi::get_one_with_args::<bool>(
-        &format!("SELECT EXISTS (SELECT FROM {table} WHERE node OPERATOR(pg_catalog.=) $1)"),
-        &[node.into()],
-    )?;
-    Ok(if known == Some(true) { None } else { Some(new) })
-}
-
-/// Lets no replicated change pass.
-#[pg_trigger(sql = false)]
-fn snowflake_skip_replicated<'a>(
-    _trigger: &'a pgrx::PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, Box<dyn std::error::Error>> {
-    Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
 }

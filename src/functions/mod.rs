@@ -6,6 +6,8 @@ mod audit;
 mod decode;
 mod generate;
 mod layouts;
+mod node;
+mod registry;
 mod search;
 mod statistics;
 mod text;

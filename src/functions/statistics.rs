@@ -1,6 +1,7 @@
 //! What has been counted, seen from SQL.
 
 use crate::error::{Error, OrRaise};
+use crate::rights::refuse_database_owner;
 use crate::settings;
 use crate::shared::{Shared, shared};
 use crate::statistics::{COUNTERS, Totals, quantile};
@@ -19,7 +20,9 @@ fn split(totals: &Totals) -> (Vec<i64>, Vec<i64>) {
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
-fn snowflake_counters() -> TableIterator<
+fn snowflake_counters(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> TableIterator<
     'static,
     (
         name!(counters, Vec<i64>),
@@ -34,6 +37,7 @@ fn snowflake_counters() -> TableIterator<
         name!(stats_reset, Option<TimestampWithTimeZone>),
     ),
 > {
+    refuse_database_owner(fcinfo);
     let shared = shared().ok_or(Error::NotPreloaded).or_raise();
     let (totals, behind, reset) = shared.statistics();
     let (counters, waits) = split(&totals);
@@ -62,8 +66,10 @@ fn snowflake_counters() -> TableIterator<
 }
 
 #[pg_extern(sql = false)]
-fn snowflake_session_counters()
--> TableIterator<'static, (name!(pid, i32), name!(counters, Vec<i64>), name!(waits, Vec<i64>))> {
+fn snowflake_session_counters(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> TableIterator<'static, (name!(pid, i32), name!(counters, Vec<i64>), name!(waits, Vec<i64>))> {
+    refuse_database_owner(fcinfo);
     let sessions = shared().into_iter().flat_map(Shared::sessions);
     TableIterator::new(sessions.map(|(pid, totals)| {
         let (counters, waits) = split(&totals);
@@ -72,7 +78,8 @@ fn snowflake_session_counters()
 }
 
 #[pg_extern(sql = false)]
-fn pg_stat_snowflake_reset() {
+fn pg_stat_snowflake_reset(fcinfo: pg_sys::FunctionCallInfo) {
+    refuse_database_owner(fcinfo);
     let shared = shared().ok_or(Error::NotPreloaded).or_raise();
     shared.reset_statistics(WallClock.now());
 }

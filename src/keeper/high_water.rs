@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 use super::signals;
-use crate::schema;
+use crate::error::Error;
+use crate::settings;
+use crate::tables::{self, HIGH_WATER_MARKS, Unusable};
 use crate::time::{from_unix, to_unix};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::datum::TimestampWithTimeZone;
@@ -18,8 +20,12 @@ use std::panic::AssertUnwindSafe;
 /// Why the table could not be read or written.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The extension is not there.
-    NoExtension,
+    /// The extension could not be created, by the server's error.
+    NoExtension(String),
+    /// Somebody else has made the extension's schema.
+    SchemaTaken,
+    /// The table is not used.
+    Unusable(Unusable),
     /// The server's error.
     Failed(String),
 }
@@ -132,20 +138,16 @@ impl Home {
     }
 }
 
-/// The columns, in the order in which they are read and written.
-const COLUMNS: &str =
-    "node, reserved_until, datacenter_id, worker_id, layout, epoch, timeline, updated_at,
-    boot_id, booted_at, host, data_directory, lease, lease_until, drained";
-/// As many parameters.
+/// As many parameters as there are columns.
 const VALUES: &str = "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15";
 
 /// All records.
 pub(super) fn read() -> Result<Vec<Record>, Failure> {
-    transaction(|| {
-        let table = table()?;
+    with_extension(|| {
+        let table = HIGH_WATER_MARKS.open(pg_sys::AccessShareLock as pg_sys::LOCKMODE)?;
+        let select = format!("SELECT {} FROM ONLY {table}", HIGH_WATER_MARKS.columns());
         Spi::connect(|client| {
-            let rows = client.select(&format!("SELECT {COLUMNS} FROM {table}"), None, &[])?;
-            rows.map(|row| Ok(record(&row)?)).collect()
+            client.select(&select, None, &[])?.map(|row| Ok(record(&row)?)).collect()
         })
     })
 }
@@ -185,8 +187,9 @@ fn record(row: &SpiHeapTupleData<'_>) -> Result<Record, spi::Error> {
 pub(super) fn write(record: &Record) -> Result<(), Failure> {
     let time = |micros| from_unix(micros).ok();
     let integer = |number: Option<u32>| number.and_then(|number| i32::try_from(number).ok());
-    transaction(|| {
-        let table = table()?;
+    let columns = HIGH_WATER_MARKS.columns();
+    with_extension(|| {
+        let table = writable()?;
         let values = [
             record.node.to_string().into(),
             record.reserved_until.into(),
@@ -205,9 +208,9 @@ pub(super) fn write(record: &Record) -> Result<(), Failure> {
             record.drained.into(),
         ];
         Spi::connect_mut(|client| {
-            let update = format!("UPDATE {table} SET ({COLUMNS}) = ROW ({VALUES}) WHERE node = $1");
+            let update = format!("UPDATE {table} SET ({columns}) = ROW ({VALUES}) WHERE node = $1");
             if client.update(&update, None, &values)?.is_empty() {
-                let insert = format!("INSERT INTO {table} ({COLUMNS}) VALUES ({VALUES})");
+                let insert = format!("INSERT INTO {table} ({columns}) VALUES ({VALUES})");
                 client.update(&insert, None, &values)?;
             }
             Ok(())
@@ -222,8 +225,8 @@ pub(super) fn amend(
     drained: bool,
 ) -> Result<bool, Failure> {
     let until = lease.and_then(|lease| from_unix(lease.until).ok());
-    transaction(|| {
-        let table = table()?;
+    with_extension(|| {
+        let table = writable()?;
         let values = [
             node.to_string().into(),
             lease.map(|lease| lease.nonce.as_str()).into(),
@@ -237,18 +240,56 @@ pub(super) fn amend(
     })
 }
 
-/// The table's name in SQL.
-fn table() -> Result<String, Failure> {
-    let schema = schema::find()?.ok_or(Failure::NoExtension)?;
-    Ok(format!("{schema}.snowflake_high_water_marks"))
+/// The table's name in SQL, to be written to.
+fn writable() -> Result<String, Failure> {
+    Ok(HIGH_WATER_MARKS.open(pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?)
+}
+
+/// Runs something in a transaction; where the extension is missing, again after it was created.
+/// So a node needs no more than its settings, also where somebody has dropped the extension.
+fn with_extension<T>(work: impl Fn() -> Result<T, Failure>) -> Result<T, Failure> {
+    match transaction(&work) {
+        Err(Failure::Unusable(Unusable::NoExtension)) => {
+            create_extension()?;
+            transaction(work)
+        }
+        result => result,
+    }
+}
+
+/// Creates the extension whose tables the keeper needs. Its script runs nothing of others.
+fn create_extension() -> Result<(), Failure> {
+    let create = format!("CREATE EXTENSION IF NOT EXISTS {}", tables::EXTENSION);
+    let (taken, created) = transaction(|| {
+        let taken = tables::schema_is_taken();
+        Ok((taken, if taken { Ok(()) } else { Spi::run(&create) }))
+    })
+    .map_err(|failure| Failure::NoExtension(failure.to_string()))?;
+    if taken {
+        return Err(Failure::SchemaTaken);
+    }
+    created?;
+    log!(
+        "snowflake_id: created extension {} in database \"{}\"",
+        tables::EXTENSION,
+        settings::database()
+    );
+    Ok(())
 }
 
 impl Display for Failure {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoExtension => f.write_str("the extension is missing"),
-            Self::Failed(why) => f.write_str(why),
+            Self::NoExtension(why) | Self::Failed(why) => f.write_str(why),
+            Self::SchemaTaken => f.write_str("its schema is not the extension's"),
+            Self::Unusable(why) => f.write_str(&Error::from(why.clone()).in_words().0),
         }
+    }
+}
+
+impl From<Unusable> for Failure {
+    fn from(why: Unusable) -> Self {
+        Self::Unusable(why)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::settings::{self, OnCopy};
 use crate::shared::{Shared, shared};
 use crate::statistics::{self, Counter};
 use crate::status;
+use crate::tables::Unusable;
 use crate::time::uptime;
 use clock::Reading;
 use high_water::{Failure, Home};
@@ -937,7 +938,13 @@ impl Keeper {
 impl From<Failure> for Verdict {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NoExtension => State::NoExtension.into(),
+            Failure::NoExtension(why) => Self::of(State::NoExtension, 0, why),
+            Failure::SchemaTaken => State::SchemaTaken.into(),
+            // The keeper has just created it.
+            Failure::Unusable(Unusable::NoExtension) => State::NoExtension.into(),
+            Failure::Unusable(Unusable::Changed(what)) => {
+                Self::of(State::TableChanged, 0, what.to_line())
+            }
             Failure::Failed(why) => Self::of(State::CannotReserve, 0, why),
         }
     }

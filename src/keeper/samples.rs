@@ -1,8 +1,8 @@
 //! The audit trail: samples of ids, from the backends into a table. Nothing waits for them.
 
 use super::high_water::{Failure, bounded, set_here};
-use crate::schema;
 use crate::shared::Sampled;
+use crate::tables::SAMPLES;
 use pgrx::prelude::*;
 
 /// How long the keeper may be kept from its windows, in milliseconds.
@@ -54,10 +54,9 @@ pub(super) fn forget(first: i64, bound: i64) -> Result<i64, Failure> {
 }
 
 fn table() -> Result<String, Failure> {
-    let schema = schema::find()?.ok_or(Failure::NoExtension)?;
     // Windows are more important than these: neither the disk nor a standby is waited for, nor
     // somebody who has locked the table.
     set_here(c"synchronous_commit", c"off");
     set_here(c"lock_timeout", c"10ms");
-    Ok(format!("{schema}.snowflake_samples"))
+    Ok(SAMPLES.open(pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?)
 }

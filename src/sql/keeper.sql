@@ -1,64 +1,4 @@
--- The keeper: its table, its status, and the one thing that it can be told.
-
--- What this node, and perhaps others, have reserved: durable before the first id is made from it.
--- Used in the keeper's database (snowflake_id.database) only. Rows of other nodes can come to
--- stand here, by a restored dump or by logical replication; that does no harm.
---
--- There is no key, and there could be two rows of one node: a row that is restored or copied
--- from another server must never fail, and the greatest counts. A replicated update finds its row
--- by the whole old one, so an echo of one's own older row finds nothing.
-CREATE TABLE snowflake_high_water_marks (
-    node text NOT NULL,
-    reserved_until bigint NOT NULL,
-    datacenter_id integer,
-    worker_id integer,
-    layout text NOT NULL,
-    epoch timestamptz NOT NULL,
-    timeline bigint NOT NULL,
-    updated_at timestamptz NOT NULL,
-    boot_id text NOT NULL,
-    booted_at timestamptz NOT NULL,
-    host text NOT NULL,
-    data_directory text NOT NULL,
-    lease text,
-    lease_until timestamptz,
-    drained boolean NOT NULL DEFAULT false
-);
-ALTER TABLE snowflake_high_water_marks REPLICA IDENTITY FULL;
-REVOKE ALL ON snowflake_high_water_marks FROM PUBLIC;
-GRANT SELECT ON snowflake_high_water_marks TO pg_monitor;
-
-COMMENT ON TABLE snowflake_high_water_marks IS
-'the keeper''s record of what was reserved, one row per node; written by the keeper alone';
-COMMENT ON COLUMN snowflake_high_water_marks.node IS 'system identifier of the cluster, and fingerprint of the data directory on its machine';
-COMMENT ON COLUMN snowflake_high_water_marks.reserved_until IS 'as an id of the layout: neither it nor a greater one has been made by the node';
-COMMENT ON COLUMN snowflake_high_water_marks.datacenter_id IS 'the number for which it was reserved, upper part';
-COMMENT ON COLUMN snowflake_high_water_marks.worker_id IS 'the number for which it was reserved';
-COMMENT ON COLUMN snowflake_high_water_marks.layout IS 'the layout of reserved_until';
-COMMENT ON COLUMN snowflake_high_water_marks.epoch IS 'its epoch';
-COMMENT ON COLUMN snowflake_high_water_marks.timeline IS 'the cluster''s timeline when it was written';
-COMMENT ON COLUMN snowflake_high_water_marks.updated_at IS 'when it was written, by the node''s clock';
-COMMENT ON COLUMN snowflake_high_water_marks.boot_id IS 'the kernel''s name for the machine''s run in which it was written';
-COMMENT ON COLUMN snowflake_high_water_marks.booted_at IS 'when that run began, by the clock that was trusted';
-COMMENT ON COLUMN snowflake_high_water_marks.host IS 'the node''s host, for people';
-COMMENT ON COLUMN snowflake_high_water_marks.data_directory IS 'the node''s data directory, for people';
-COMMENT ON COLUMN snowflake_high_water_marks.lease IS 'by what the registry knows the lease of the number; null where the number was set by hand';
-COMMENT ON COLUMN snowflake_high_water_marks.lease_until IS 'the lease''s end, or an earlier one';
-COMMENT ON COLUMN snowflake_high_water_marks.drained IS 'whether the node is to make no ids, see snowflake_drain()';
-
--- A dump carries the marks along: who restores it does not fall behind what was made.
-SELECT pg_extension_config_dump('snowflake_high_water_marks', '');
-
-CREATE FUNCTION snowflake_skip_known_node() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_skip_known_node_wrapper';
-
-COMMENT ON FUNCTION snowflake_skip_known_node() IS
-'for the table snowflake_high_water_marks: keeps logical replication from adding a node''s row twice';
-REVOKE ALL ON FUNCTION snowflake_skip_known_node() FROM PUBLIC;
-
-CREATE TRIGGER skip_known_node BEFORE INSERT ON snowflake_high_water_marks
-FOR EACH ROW EXECUTE FUNCTION snowflake_skip_known_node();
-ALTER TABLE snowflake_high_water_marks ENABLE REPLICA TRIGGER skip_known_node;
+-- The keeper seen from SQL: how the node stands, and what it can be told to do.
 
 CREATE FUNCTION snowflake_node()
 RETURNS TABLE (
@@ -102,7 +42,7 @@ COMMENT ON COLUMN snowflake_status.datacenter_id IS 'the upper part of that numb
 COMMENT ON COLUMN snowflake_status.leased_until IS 'the end of the lease of that number; null where it is set by hand';
 COMMENT ON COLUMN snowflake_status.registry_trouble IS 'why the registry does not answer, or does not as wished; null if nothing is the matter';
 COMMENT ON COLUMN snowflake_status.registry_trouble_since IS 'since when';
-COMMENT ON COLUMN snowflake_status.node IS 'this node''s name in snowflake_high_water_marks';
+COMMENT ON COLUMN snowflake_status.node IS 'this node''s name in snowflake_id_node.high_water_marks';
 COMMENT ON COLUMN snowflake_status.conflict IS 'the node whose record has the same number; null if there is none';
 COMMENT ON COLUMN snowflake_status.issued_until IS 'the time of the next id, if the clock has not passed it';
 COMMENT ON COLUMN snowflake_status.reserved_until IS 'the end of the window: no id of this time or later can be made yet';
@@ -117,15 +57,12 @@ COMMENT ON COLUMN snowflake_status.keeper_pid IS 'the keeper''s process; null if
 COMMENT ON COLUMN snowflake_status.keeper_looked_at IS 'when the keeper looked last at clock and window';
 COMMENT ON COLUMN snowflake_status.keeper_writing_since IS 'since when it has been writing its record; null if it is not';
 
-GRANT SELECT ON snowflake_status TO PUBLIC;
-
 CREATE FUNCTION snowflake_accept_clock() RETURNS boolean
 VOLATILE STRICT PARALLEL RESTRICTED
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_accept_clock_wrapper';
 
 COMMENT ON FUNCTION snowflake_accept_clock() IS
 'declares right a clock that jumped forward by more than snowflake_id.max_clock_jump; false if there was none';
-REVOKE ALL ON FUNCTION snowflake_accept_clock() FROM PUBLIC;
 
 CREATE FUNCTION snowflake_drain() RETURNS void
 VOLATILE STRICT PARALLEL RESTRICTED
@@ -133,7 +70,6 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_drain_wrapper';
 
 COMMENT ON FUNCTION snowflake_drain() IS
 'ends the making of ids on this node, also after a restart, until snowflake_resume()';
-REVOKE ALL ON FUNCTION snowflake_drain() FROM PUBLIC;
 
 CREATE FUNCTION snowflake_resume() RETURNS void
 VOLATILE STRICT PARALLEL RESTRICTED
@@ -141,7 +77,6 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_resume_wrapper';
 
 COMMENT ON FUNCTION snowflake_resume() IS
 'lets a node that was drained make ids again';
-REVOKE ALL ON FUNCTION snowflake_resume() FROM PUBLIC;
 
 CREATE FUNCTION snowflake_release_worker_id() RETURNS void
 VOLATILE STRICT PARALLEL RESTRICTED
@@ -149,9 +84,8 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_release_worker_id_wrapper';
 
 COMMENT ON FUNCTION snowflake_release_worker_id() IS
 'gives this node''s leased worker id back to the registry, at once, and leases another one';
-REVOKE ALL ON FUNCTION snowflake_release_worker_id() FROM PUBLIC;
 
--- Says at once where the extension is still missing, if it is.
+-- Says at once what the keeper lacks, if anything.
 CREATE FUNCTION snowflake_check_keeper() RETURNS void
 VOLATILE LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_check_keeper_wrapper';
 SELECT snowflake_check_keeper();

@@ -29,9 +29,10 @@ COMMENT ON FUNCTION snowflake_presets() IS
 'the names of the layouts that have one, the default first';
 
 CREATE VIEW snowflake_layouts AS
-SELECT layout.* FROM unnest(snowflake_presets()) AS preset, snowflake_layout(preset) AS layout;
+SELECT layout.*
+FROM pg_catalog.unnest(snowflake_presets()) AS preset,
+    -- All arguments are given: with fewer, another function of this name could be meant.
+    snowflake_layout(preset, NULL::pg_catalog.timestamptz) AS layout;
 
 COMMENT ON VIEW snowflake_layouts IS
 'the layouts that have a name, the default first';
-
-GRANT SELECT ON snowflake_layouts TO PUBLIC;

@@ -27,7 +27,8 @@ CREATE FUNCTION snowflake_between(id bigint, "from" timestamptz, until timestamp
 RETURNS boolean
 STABLE PARALLEL SAFE
 LANGUAGE sql
-RETURN id >= snowflake_lower_bound("from") AND id < snowflake_lower_bound(until);
+RETURN id OPERATOR(pg_catalog.>=) snowflake_lower_bound("from")
+    AND id OPERATOR(pg_catalog.<) snowflake_lower_bound(until);
 
 COMMENT ON FUNCTION snowflake_between(bigint, timestamptz, timestamptz) IS
 'whether an id was made at or after the first time and before the second; an index on the id and partitions by it serve the search';

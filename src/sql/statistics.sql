@@ -18,19 +18,16 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_counters_wrapper';
 
 COMMENT ON FUNCTION snowflake_counters() IS
 'what the view pg_stat_snowflake shows';
-REVOKE ALL ON FUNCTION snowflake_counters() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION snowflake_counters() TO pg_monitor;
-
 CREATE VIEW pg_stat_snowflake AS
 SELECT
-    c.counters[1] + c.counters[2] AS ids,
-    c.counters[1] + c.counters[3] + c.counters[4] AS calls,
+    c.counters[1] OPERATOR(pg_catalog.+) c.counters[2] AS ids,
+    c.counters[1] OPERATOR(pg_catalog.+) c.counters[3] OPERATOR(pg_catalog.+) c.counters[4] AS calls,
     c.counters[3] AS batches,
     c.counters[5] AS blocks,
     c.counters[6] AS dropped,
     c.counters[7] AS ticks_exhausted,
-    (SELECT sum(w)::bigint FROM unnest(c.waits) AS w) AS waits,
-    c.counters[9] / 1000.0::double precision AS wait_time,
+    (SELECT pg_catalog.sum(w)::bigint FROM pg_catalog.unnest(c.waits) AS w) AS waits,
+    c.counters[9]::double precision OPERATOR(pg_catalog./) 1000::double precision AS wait_time,
     c.wait_p50,
     c.wait_p99,
     c.wait_p999,
@@ -45,7 +42,7 @@ SELECT
     c.counters[14] AS refused_time,
     c.counters[23] AS cancelled,
     c.counters[15] AS windows,
-    c.counters[16] / 1000.0::double precision AS window_time,
+    c.counters[16]::double precision OPERATOR(pg_catalog./) 1000::double precision AS window_time,
     c.counters[17] AS lease_renewals,
     c.counters[18] AS lease_failures,
     c.counters[20] AS worker_id_changes,
@@ -53,17 +50,15 @@ SELECT
     c.counters[22] AS samples_dropped,
     c.ids_per_second,
     c.ceiling,
-    c.ids_per_second / c.ceiling AS ceiling_used,
-    greatest(s.issued_until - s.clock, interval '0') AS ahead,
-    greatest(s.reserved_until - greatest(s.clock, s.issued_until), interval '0') AS window_left,
+    c.ids_per_second OPERATOR(pg_catalog./) c.ceiling AS ceiling_used,
+    greatest(s.issued_until OPERATOR(pg_catalog.-) s.clock, '0'::interval) AS ahead,
+    greatest(s.reserved_until OPERATOR(pg_catalog.-) greatest(s.clock, s.issued_until), '0'::interval) AS window_left,
     -- greatest() would make 0 of null.
-    CASE WHEN s.leased_until IS NOT NULL THEN greatest(s.leased_until - s.clock, interval '0') END AS lease_left,
+    CASE WHEN s.leased_until IS NOT NULL THEN greatest(s.leased_until OPERATOR(pg_catalog.-) s.clock, '0'::interval) END AS lease_left,
     s.clock_error,
-    extract(epoch FROM c.layout_ends_at - s.clock)::double precision / 31557600 AS years_left,
+    extract(epoch FROM c.layout_ends_at OPERATOR(pg_catalog.-) s.clock)::double precision OPERATOR(pg_catalog./) 31557600::double precision AS years_left,
     c.stats_reset
 FROM snowflake_counters() AS c, snowflake_status AS s;
-
-GRANT SELECT ON pg_stat_snowflake TO pg_monitor;
 
 COMMENT ON VIEW pg_stat_snowflake IS
 'what this node has counted since the last reset, and how it stands: one row';
@@ -112,9 +107,6 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_session_counters_wrapper';
 
 COMMENT ON FUNCTION snowflake_session_counters() IS
 'what the view pg_stat_snowflake_backends shows';
-REVOKE ALL ON FUNCTION snowflake_session_counters() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION snowflake_session_counters() TO pg_monitor;
-
 CREATE VIEW pg_stat_snowflake_backends AS
 SELECT
     c.pid,
@@ -122,18 +114,19 @@ SELECT
     a.usename,
     a.application_name,
     a.backend_start,
-    c.counters[1] + c.counters[2] AS ids,
-    c.counters[1] + c.counters[3] + c.counters[4] AS calls,
+    c.counters[1] OPERATOR(pg_catalog.+) c.counters[2] AS ids,
+    c.counters[1] OPERATOR(pg_catalog.+) c.counters[3] OPERATOR(pg_catalog.+) c.counters[4] AS calls,
     c.counters[3] AS batches,
     c.counters[5] AS blocks,
     c.counters[6] AS dropped,
     c.counters[7] AS ticks_exhausted,
-    (SELECT sum(w)::bigint FROM unnest(c.waits) AS w) AS waits,
-    c.counters[9] / 1000.0::double precision AS wait_time,
+    (SELECT pg_catalog.sum(w)::bigint FROM pg_catalog.unnest(c.waits) AS w) AS waits,
+    c.counters[9]::double precision OPERATOR(pg_catalog./) 1000::double precision AS wait_time,
     c.counters[8] AS clock_backward,
-    c.counters[10] + c.counters[11] + c.counters[12] + c.counters[13] + c.counters[14] AS refused,
+    c.counters[10] OPERATOR(pg_catalog.+) c.counters[11] OPERATOR(pg_catalog.+) c.counters[12] OPERATOR(pg_catalog.+) c.counters[13] OPERATOR(pg_catalog.+) c.counters[14] AS refused,
     c.counters[23] AS cancelled
-FROM snowflake_session_counters() AS c JOIN pg_stat_activity AS a USING (pid);
+FROM snowflake_session_counters() AS c JOIN pg_catalog.pg_stat_activity AS a
+    ON a.pid OPERATOR(pg_catalog.=) c.pid;
 
 COMMENT ON VIEW pg_stat_snowflake_backends IS
 'what each session that has made ids has counted since it began; a reset changes nothing of it';
@@ -154,38 +147,9 @@ COMMENT ON COLUMN pg_stat_snowflake_backends.clock_backward IS 'claims that foun
 COMMENT ON COLUMN pg_stat_snowflake_backends.refused IS 'calls that ended with an error';
 COMMENT ON COLUMN pg_stat_snowflake_backends.cancelled IS 'calls that were cancelled while they waited';
 
-GRANT SELECT ON pg_stat_snowflake_backends TO pg_monitor;
-
 CREATE FUNCTION pg_stat_snowflake_reset() RETURNS void
 VOLATILE STRICT PARALLEL RESTRICTED
 LANGUAGE c AS 'MODULE_PATHNAME', 'pg_stat_snowflake_reset_wrapper';
 
 COMMENT ON FUNCTION pg_stat_snowflake_reset() IS
 'has pg_stat_snowflake count anew';
-REVOKE ALL ON FUNCTION pg_stat_snowflake_reset() FROM PUBLIC;
-
--- The audit trail, in the keeper's database. By id, because the time of an id says how old it is.
-CREATE TABLE snowflake_samples (
-    id bigint NOT NULL,
-    sampled_at timestamptz NOT NULL,
-    pid integer NOT NULL,
-    datname name,
-    usename name
-);
-CREATE INDEX ON snowflake_samples (id);
--- Where all tables are published: to be deleted from, a table needs a replica identity; and no
--- node has another one's samples.
-ALTER TABLE snowflake_samples REPLICA IDENTITY FULL;
-CREATE TRIGGER skip_replicated BEFORE INSERT OR UPDATE OR DELETE ON snowflake_samples
-FOR EACH ROW EXECUTE FUNCTION snowflake_skip_replicated();
-ALTER TABLE snowflake_samples ENABLE REPLICA TRIGGER skip_replicated;
-REVOKE ALL ON snowflake_samples FROM PUBLIC;
-GRANT SELECT ON snowflake_samples TO pg_monitor;
-
-COMMENT ON TABLE snowflake_samples IS
-'ids of this node, of which snowflake_id.sample_rate says how many; written by the keeper alone, in its database';
-COMMENT ON COLUMN snowflake_samples.id IS 'the id';
-COMMENT ON COLUMN snowflake_samples.sampled_at IS 'when it was made, by the node''s clock';
-COMMENT ON COLUMN snowflake_samples.pid IS 'the process of the session that had it made';
-COMMENT ON COLUMN snowflake_samples.datname IS 'the session''s database';
-COMMENT ON COLUMN snowflake_samples.usename IS 'the session''s role';

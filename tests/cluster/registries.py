@@ -311,7 +311,7 @@ class PostgresRegistry(Registry):
     def address(self, name, port=None, **options):
         if name not in self._server.psql("SELECT datname FROM pg_database").split():
             self._server.psql(f"CREATE DATABASE {name}")
-            self._server.psql("CREATE EXTENSION snowflake_id", name)
+            self._server.psql("CREATE EXTENSION snowflake_id_node", name)
         return super().address(name, port, **options)
 
     def start(self):

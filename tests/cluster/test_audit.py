@@ -41,7 +41,7 @@ def number_of_rows(rows):
 
 def kept(connection):
     """Which audits are kept: table, column, and how many rows were looked at."""
-    query = "SELECT relation::text, column_name, count FROM snowflake_audits WHERE finding = 'rows' ORDER BY relation::text, 2"
+    query = "SELECT relation::text, column_name, count FROM snowflake_id_node.audits WHERE finding = 'rows' ORDER BY relation::text, 2"
     return connection.execute(query).fetchall()
 
 
@@ -83,6 +83,8 @@ class Audit(threading.Thread):
 @pytest.fixture
 def items(connection):
     """A connection to a database with an empty table."""
+    # Where results are kept.
+    connection.execute("CREATE EXTENSION snowflake_id_node")
     # Nobody else analyzes it, so that the number of its rows is known when the test says so.
     connection.execute("CREATE TABLE items (id bigint, created timestamptz) WITH (autovacuum_enabled = off)")
     return connection
@@ -152,7 +154,7 @@ def plant(connection):
     negative = add([-1, -(2**62), -(2**63)])
     misfits = add([ids[0] | UNUSED, ids[9] | UNUSED << 1])
     record = '{"format": 1, "state": "held"}'
-    connection.execute("SELECT snowflake_registry_write(7, NULL, %s)", [record])
+    connection.execute("SELECT snowflake_id_node.registry_write(7, NULL, %s)", [record])
     return {
         "rows": (ROWS + 14 + 3 + 5 + 4 + 3 + 2, None),
         # Of the first ten.
@@ -231,7 +233,7 @@ def test_cancelled_while_it_judges(millions, connect):
     audit(connection, "'items', 'id', since => '2090-01-01'")
 
     def results():
-        return connection.execute("SELECT * FROM snowflake_audits").fetchall()
+        return connection.execute("SELECT * FROM snowflake_id_node.audits").fetchall()
 
     def cancel(diag):
         if diag.message_primary.endswith("judged"):
@@ -462,7 +464,7 @@ def test_worker_ids(items):
     # No registry: nobody knows who is unknown.
     assert "unknown_worker" not in {row.finding for row in rows}
     for number in 3, 9:
-        items.execute("SELECT snowflake_registry_write(%s, NULL, '{}')", [number])
+        items.execute("SELECT snowflake_id_node.registry_write(%s, NULL, '{}')", [number])
     assert found(audit(items))["unknown_worker"] == (8, [ids[number] for number in (0, 1, 2, 4, 5, 6, 7, 8)])
 
 
@@ -496,7 +498,7 @@ def test_since(items):
     assert number_of_rows(audit(items, "'items', 'id', since => '-infinity'")) == 100_000
     assert number_of_rows(audit(items, "'items', 'id', since => 'infinity'")) == 0
     assert found(audit(items)) == {"rows": (100_001, None), "before_epoch": (1, [-1])}
-    assert items.execute("SELECT DISTINCT since, sample FROM snowflake_audits").fetchall() == [(None, 1)]
+    assert items.execute("SELECT DISTINCT since, sample FROM snowflake_id_node.audits").fetchall() == [(None, 1)]
 
 
 def belongs(number, share):
@@ -513,7 +515,7 @@ def test_a_sample(items, share):
     assert len(taken) == pytest.approx(20_000 * share, rel=0.25)
     rows = audit(items, "'items', 'id', sample => %s", [share])
     assert found(rows) == {"rows": (3 * len(taken), None), "duplicate": (2 * len(taken), taken[:10])}
-    assert items.execute("SELECT DISTINCT sample FROM snowflake_audits").fetchall() == [(share,)]
+    assert items.execute("SELECT DISTINCT sample FROM snowflake_id_node.audits").fetchall() == [(share,)]
 
 
 def test_inversions(items):
@@ -583,9 +585,9 @@ def test_a_datacenter(start_server, connect):
     assert workers(rows) == {(2, 4): 1, (3, 4): 10}
     assert set(found(rows)) == {"rows"}
     # The node's own number is known by its record.
-    connection.execute("SELECT snowflake_registry_write(31, NULL, '{}')")
+    connection.execute("SELECT snowflake_id_node.registry_write(31, NULL, '{}')")
     assert found(audit(connection))["unknown_worker"] == (1, [number])
-    connection.execute("SELECT snowflake_registry_write(2 * 32 + 4, NULL, '{}')")
+    connection.execute("SELECT snowflake_id_node.registry_write(2 * 32 + 4, NULL, '{}')")
     assert set(found(audit(connection))) == {"rows"}
 
 
@@ -611,7 +613,7 @@ def auditor(items):
         INSERT INTO items VALUES (1), (2), (2);
         CREATE ROLE {name} IN ROLE pg_monitor;
         GRANT EXECUTE ON FUNCTION {AUDIT} TO {name};
-        GRANT INSERT, DELETE ON snowflake_audits TO {name};
+        GRANT INSERT, DELETE ON snowflake_id_node.audits TO {name};
         GRANT SELECT ON items TO {name};
         SET ROLE {name};
         """
@@ -633,25 +635,24 @@ def test_rights(auditor):
     assert found(audit(auditor)) == result
     assert kept(auditor) == [("items", "id", 3)]
     role = auditor.execute("SELECT current_user").fetchone()[0]
-    as_owner(auditor, "DELETE FROM snowflake_audits")
+    as_owner(auditor, "DELETE FROM snowflake_id_node.audits")
     needed = {
         f"EXECUTE ON FUNCTION {AUDIT}": "function snowflake_audit",
         "SELECT ON items": "relation public.items",
-        "INSERT ON snowflake_audits": "table snowflake_audits",
-        "DELETE ON snowflake_audits": "table snowflake_audits",
-        "pg_monitor": "view snowflake_leases",
     }
     for right, of in needed.items():
         as_owner(auditor, f"REVOKE {right} FROM {role}")
         diag = refusal(auditor, call)
         assert (diag.sqlstate, diag.message_primary) == ("42501", f"permission denied for {of}"), right
         as_owner(auditor, f"GRANT {right} TO {role}")
-    assert kept(auditor) == []
-    # Without that to keep the result, where it is not to be kept.
-    as_owner(auditor, f"REVOKE INSERT, DELETE ON snowflake_audits FROM {role}")
-    with auditor.transaction():
-        auditor.execute("SET TRANSACTION READ ONLY")
+    # Without those to keep the result, it is not kept.
+    said = notices(auditor)
+    for right in "INSERT", "DELETE", "INSERT, DELETE":
+        as_owner(auditor, f"REVOKE {right} ON snowflake_id_node.audits FROM {role}")
         assert found(audit(auditor)) == result
+        as_owner(auditor, f"GRANT {right} ON snowflake_id_node.audits TO {role}")
+    assert said == ["the result of the audit is not kept"] * 3
+    assert kept(auditor) == []
 
 
 def test_who_may_not(items):
@@ -659,7 +660,7 @@ def test_who_may_not(items):
     items.execute(f"CREATE ROLE {name}; GRANT SELECT ON items TO {name}; SET ROLE {name}")
     for query, of in {
         "SELECT * FROM snowflake_audit('items', 'id')": "function snowflake_audit",
-        "SELECT * FROM snowflake_audits": "table snowflake_audits",
+        "SELECT * FROM snowflake_id_node.audits": "table audits",
     }.items():
         diag = refusal(items, query)
         assert (diag.sqlstate, diag.message_primary) == ("42501", f"permission denied for {of}")
@@ -691,10 +692,10 @@ def test_a_hostile_search_path(items):
         CREATE FUNCTION hostile.quote_ident(name) RETURNS text LANGUAGE sql AS $$SELECT 'nothing'$$;
         CREATE FUNCTION hostile.current_setting(text) RETURNS text LANGUAGE sql AS $$SELECT 'on'$$;
         CREATE TABLE hostile.items (id bigint);
-        CREATE TABLE hostile.snowflake_audits (LIKE snowflake_audits);
+        CREATE TABLE hostile.audits (LIKE snowflake_id_node.audits);
         CREATE TABLE hostile.pg_extension (extname name, extnamespace oid);
         CREATE TEMPORARY TABLE pg_attribute (attrelid oid, attname name);
-        CREATE TEMPORARY TABLE snowflake_audits (LIKE snowflake_audits);
+        CREATE TEMPORARY TABLE audits (LIKE snowflake_id_node.audits);
         """
     )
     query = "SELECT * FROM public.snowflake_audit('public.items', 'id', 'created')"
@@ -709,11 +710,11 @@ def test_a_hostile_search_path(items):
         ("worker", None, 0, 3),
     ]
     for path in "hostile, pg_temp, pg_catalog, public", "pg_temp, hostile, pg_catalog", "''":
-        items.execute("DELETE FROM public.snowflake_audits")
+        items.execute("DELETE FROM snowflake_id_node.audits")
         items.execute(f"SET search_path = {path}")
         assert items.execute(query).fetchall() == expected
         items.execute("RESET search_path")
-        assert items.execute("SELECT count(*) FROM public.snowflake_audits").fetchone() == (len(expected),)
+        assert items.execute("SELECT count(*) FROM snowflake_id_node.audits").fetchone() == (len(expected),)
 
 
 # What is kept of it.
@@ -729,7 +730,7 @@ def test_the_last_result_is_kept(items):
         audit(items, arguments)
     assert kept(items) == [("items", "id", 2), ("items", "other", 0), ("others", "id", 0)]
     columns = "finding, datacenter_id, worker_id, count, examples"
-    one = "FROM snowflake_audits WHERE relation = 'items'::regclass AND column_name = 'id'"
+    one = "FROM snowflake_id_node.audits WHERE relation = 'items'::regclass AND column_name = 'id'"
     assert sorted(items.execute(f"SELECT {columns} {one}").fetchall(), key=str) == sorted(map(tuple, first), key=str)
     since, sample, audited_at, duration = items.execute(f"SELECT DISTINCT since, sample, audited_at, duration {one}").fetchone()
     assert (since, sample) == (None, 1)
@@ -774,13 +775,13 @@ def test_read_only(items):
     items.execute("BEGIN READ ONLY")
     assert found(audit(items)) == {"rows": (2, None), "duplicate": (1, [1])}
     items.execute("COMMIT")
-    assert said == ["the result is not kept in snowflake_audits: the transaction is read-only"]
+    assert said == ["snowflake_audit: the result is not kept: the transaction is read-only"]
     assert kept(items) == []
 
 
 def test_without_preloading(start_server, connect):
     connection = connect(start_server(postgres={"shared_preload_libraries": None}))
-    connection.execute("CREATE EXTENSION snowflake_id; CREATE TABLE items (id bigint); INSERT INTO items VALUES (1), (1)")
+    connection.execute("CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_node; CREATE TABLE items (id bigint); INSERT INTO items VALUES (1), (1)")
     assert found(audit(connection)) == {"rows": (2, None), "duplicate": (1, [1])}
     assert kept(connection) == [("items", "id", 2)]
 
@@ -789,14 +790,14 @@ def test_another_schema(items):
     items.execute('INSERT INTO items VALUES (1), (1); CREATE SCHEMA "Ids!"; ALTER EXTENSION snowflake_id SET SCHEMA "Ids!"')
     rows = items.execute("""SELECT finding, count FROM "Ids!".snowflake_audit('items', 'id')""").fetchall()
     assert rows[:2] == [("rows", 2), ("duplicate", 1)]
-    assert items.execute("""SELECT count FROM "Ids!".snowflake_audits WHERE finding = 'rows'""").fetchall() == [(2,)]
+    assert items.execute("""SELECT count FROM snowflake_id_node.audits WHERE finding = 'rows'""").fetchall() == [(2,)]
 
 
 def test_a_dump_leaves_it_out(items, server, installation):
     """It says what was found in this database."""
     audit(items)
     dump = installation.run(installation.bin("pg_dump"), "-d", server.conninfo(items.info.dbname))
-    assert "snowflake_audits" not in dump
+    assert "snowflake_id_node.audits" not in dump
 
 
 def test_a_standby(start_server, copies, connect):
@@ -808,7 +809,7 @@ def test_a_standby(start_server, copies, connect):
     standby = connect(copies.standby(server))
     said = notices(standby)
     assert found(audit(standby)) == {"rows": (2, None), "duplicate": (1, [1])}
-    assert said == ["the result is not kept in snowflake_audits: the transaction is read-only"]
+    assert said == ["snowflake_audit: the result is not kept: the transaction is read-only"]
     assert kept(standby) == []
 
 
@@ -819,6 +820,7 @@ def test_all_tables_are_replicated(start_server, copies, connect):
     here, there = connect(one), connect(two)
     for connection in here, there:
         connection.execute("CREATE EXTENSION snowflake_id; CREATE TABLE items (id bigint PRIMARY KEY)")
+        next_id(connection)
     here.execute("INSERT INTO items VALUES (1); CREATE PUBLICATION everything FOR ALL TABLES")
     audit(here)
     there.execute(f"CREATE SUBSCRIPTION other CONNECTION '{one.conninfo()}' PUBLICATION everything")

@@ -26,7 +26,7 @@ def assert_jumped(connection):
     assert "SELECT snowflake_accept_clock()" in diag.message_hint
     assert status(connection).state == "clock_jumped"
     assert 9.99 < one(connection, "SELECT extract(epoch FROM clock_jump)::float / 86400 FROM snowflake_status") < 10.01
-    mark = one(connection, "SELECT reserved_until FROM snowflake_high_water_marks")
+    mark = one(connection, "SELECT reserved_until FROM snowflake_id_node.high_water_marks")
     assert seconds(mark) <= time.time() + 1 + TICK
 
 

@@ -49,7 +49,7 @@ def record(server):
     server.configure({"shared_preload_libraries": ""})
     server.start()
     with psycopg.connect(server.conninfo(), row_factory=dict_row) as connection:
-        (row,) = connection.execute("SELECT * FROM snowflake_high_water_marks").fetchall()
+        (row,) = connection.execute("SELECT * FROM snowflake_id_node.high_water_marks").fetchall()
     server.stop()
     server.configure({"shared_preload_libraries": "snowflake_id"})
     return row
@@ -140,7 +140,7 @@ def test_ids_within_the_reservation_of_a_crash(clock_server, connect):
 
     def extended():
         last = next_id(connection)
-        marks.update(connection.execute("SELECT reserved_until FROM snowflake_high_water_marks").fetchone())
+        marks.update(connection.execute("SELECT reserved_until FROM snowflake_id_node.high_water_marks").fetchone())
         return len(marks) > 3 and last
 
     last = eventually(extended)

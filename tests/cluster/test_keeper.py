@@ -27,9 +27,10 @@ DEADLINE = 60
 NEXT = "SELECT snowflake_nextval()"
 # Every way to make ids.
 MAKING = [NEXT, "SELECT snowflake_batch(3)", "SELECT snowflake_batch_array(3)"]
-MARKS = "snowflake_high_water_marks"
-NO_EXTENSION = 'extension snowflake_id is missing in database "{}"'
-NO_EXTENSION_HINT = 'Connect to database "{}" and run: CREATE EXTENSION snowflake_id;'
+MARKS = "snowflake_id_node.high_water_marks"
+NO_EXTENSION = 'extension snowflake_id_node cannot be created in database "postgres"'
+SCHEMA_TAKEN = 'schema snowflake_id_node in database "postgres" is not the extension\'s'
+CREATED = 'LOG:  snowflake_id: created extension snowflake_id_node in database "{}"'
 NO_DATABASE = 'the keeper of snowflake ids cannot connect to database "{}"'
 CANNOT_RESERVE = "the keeper cannot reserve snowflake ids"
 LAYOUT_CHANGED = "the layout of this node's snowflake ids has changed"
@@ -159,7 +160,7 @@ class Node:
 
     def other(self, worker_id, ahead):
         """A row of another node; its mark, so far ahead of the clock, and the clock."""
-        columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at"
+        columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at, drained"
         (row,) = self.sql(
             f"""
             INSERT INTO {MARKS} (node, worker_id, reserved_until, {columns})
@@ -306,63 +307,124 @@ def test_what_full_load_costs(quiet):
 # What can be wrong with the keeper's database
 
 
+def warned(node, dbname):
+    """What CREATE EXTENSION warns of, in a database that has it already or not."""
+    notices = []
+    with psycopg.connect(node.server.conninfo(dbname), autocommit=True) as connection:
+        connection.execute("DROP EXTENSION IF EXISTS snowflake_id")
+        connection.add_notice_handler(lambda diag: notices.append((diag.severity, diag.message_primary, diag.message_hint)))
+        connection.execute("CREATE EXTENSION snowflake_id")
+    return notices
+
+
 def test_the_keepers_database_lacks_the_extension(node):
-    """Refused with the statement to run, after which the very next call works; and the same once more by DROP."""
+    """The keeper creates it, and again when it is dropped while ids flow, over a stop and a crash: no error for anyone."""
     node = node(databases=())
-    hint = NO_EXTENSION_HINT.format("postgres")
-
-    def warnings(dbname):
-        """What CREATE EXTENSION warns of."""
-        notices = []
-        with psycopg.connect(node.server.conninfo(dbname), autocommit=True) as connection:
-            connection.add_notice_handler(lambda diag: notices.append((diag.severity, diag.message_primary, diag.message_hint)))
-            connection.execute("CREATE EXTENSION snowflake_id")
-        return notices
-
-    warning = f'snowflake ids cannot be made yet: {NO_EXTENSION.format("postgres")}'
-    assert warnings("app") == [("WARNING", warning, hint)]
-    for query in MAKING:
-        diag = node.refused(query)
-        assert (diag.sqlstate, diag.message_primary, diag.message_hint) == ("55000", NO_EXTENSION.format("postgres"), hint)
-        assert diag.message_detail == "The keeper keeps this node's record there (snowflake_id.database)."
-    status = node.says("no_extension", diag)
-    # The number that ids are made with: there are none.
-    assert (status.database, status.worker_id) == ("postgres", None)
-    # It holds up no stop, and a restart mends nothing.
-    node.restart("smart")
-    assert node.refused().message_primary == NO_EXTENSION.format("postgres")
-
-    # The hint's statement.
-    assert warnings("postgres") == []
+    created = CREATED.format("postgres")
+    # Ids are made where CREATE EXTENSION was said, and nowhere else.
+    assert warned(node, "app") == []
     node.id()
     assert node.status().state == "ready"
-    assert node.status().reason is None
-    node.sql("CREATE DATABASE two")
-    assert warnings("two") == []
+    assert node.server.log.count(created) == 1
+    assert node.sql("SELECT extname FROM pg_extension ORDER BY 1") == [("plpgsql",), ("snowflake_id_node",)]
+    assert node.sql("SELECT extname FROM pg_extension ORDER BY 1", dbname="app") == [("plpgsql",), ("snowflake_id",)]
 
-    # While ids flow: what is reserved is used up, and then it is the same again.
-    for mode in None, "fast":
+    for times, end in enumerate((None, node.server.stop, node.server.kill9), start=2):
         node.windows(1)
-        node.sql("DROP EXTENSION snowflake_id")
-        diag = node.stops()
-        assert (diag.sqlstate, diag.message_primary, diag.message_hint) == ("55000", NO_EXTENSION.format("postgres"), hint)
-        node.says("no_extension", diag)
-        if mode:
-            node.restart(mode)
-            assert node.refused().message_primary == NO_EXTENSION.format("postgres")
-        assert warnings("postgres") == []
-        node.id()
-        assert node.status().state == "ready"
-
-    # The extension moves to another schema: goes on, and over a restart.
-    node.sql("CREATE SCHEMA elsewhere", "ALTER EXTENSION snowflake_id SET SCHEMA elsewhere")
-    node.windows(3)
-    before = node.sql(f"SELECT reserved_until FROM elsewhere.{MARKS}")
-    assert len(before) == 1
-    assert before[0][0] > node.last
+        with node.load(ends_with=DISCONNECTED):
+            node.sql("DROP EXTENSION snowflake_id_node")
+            if end:
+                end()
+        if end:
+            node.server.start()
+            node.connect()
+        node.windows(2)
+        assert node.row()["reserved_until"] > node.last
+        assert node.server.log.count(created) >= times
+    # The functions move to another schema in the keeper's database, or go.
+    node.sql("CREATE SCHEMA elsewhere", "CREATE EXTENSION snowflake_id", "ALTER EXTENSION snowflake_id SET SCHEMA elsewhere")
+    node.windows(2)
+    node.sql("DROP EXTENSION snowflake_id")
+    node.windows(2)
     node.restart()
     node.id()
-    node.windows(1)
+
+
+def test_the_extension_cannot_be_created(node):
+    """Its schema is somebody else's, or its files are gone: refused with the reason; and once that is mended, ids flow."""
+    node = node(databases=["app"])
+    control = Path(node.sql("SELECT setting FROM pg_config WHERE name = 'SHAREDIR'")[0][0], "extension/snowflake_id_node.control")
+    away = control.with_suffix(".away")
+    detail = (
+        "The keeper creates the extension, and its script the schema: in one that somebody has made before, objects of "
+        "his could be run with the rights of a superuser."
+    )
+    hint = (
+        'See what the schema holds; then connect to database "postgres" and run: '
+        "ALTER SCHEMA snowflake_id_node RENAME TO snowflake_id_node_old;"
+    )
+    taken = "schema_taken", SCHEMA_TAKEN, detail, hint
+    detail = 'The keeper keeps this node\'s record in tables of the extension. Extension "snowflake_id_node" is not available.'
+    hint = (
+        'The keeper tries again. To try it by hand, connect to database "postgres" and run: '
+        "CREATE EXTENSION snowflake_id_node;"
+    )
+    missing = "no_extension", NO_EXTENSION, detail, hint
+
+    def take():
+        with psycopg.connect(node.server.conninfo()) as connection:
+            connection.execute("DROP EXTENSION snowflake_id_node")
+            connection.execute("CREATE SCHEMA snowflake_id_node")
+            # As one who means harm would have it.
+            connection.execute(f"CREATE TABLE {MARKS} (node text)")
+
+    def lose():
+        control.rename(away)
+        node.sql("DROP EXTENSION snowflake_id_node")
+
+    def rename():
+        node.sql("ALTER SCHEMA snowflake_id_node RENAME TO snowflake_id_node_old")
+
+    def bring_back():
+        away.rename(control)
+
+    def same(expected):
+        state, message, detail, hint = expected
+        for query in MAKING:
+            diag = node.refused(query)
+            assert (diag.sqlstate, diag.message_primary) == ("55000", message)
+            assert (diag.message_detail, diag.message_hint) == (detail, hint)
+        status = node.says(state, diag)
+        assert status.database == "postgres"
+        return status
+
+    try:
+        for harm, mend, expected in (take, rename, taken), (lose, bring_back, missing):
+            # While ids flow: what is reserved is used up.
+            node.windows(1)
+            harm()
+            assert node.stops_with("55000").message_primary == expected[1]
+            same(expected)
+            # It holds up no stop, and a restart mends nothing.
+            for mode in "smart", "fast":
+                node.restart(mode)
+                # The number that ids are made with: there are none.
+                assert same(expected).worker_id is None
+            node.sql("CREATE DATABASE other")
+            warning = f"snowflake ids cannot be made yet: {expected[1]}"
+            assert warned(node, "other") == [("WARNING", warning, expected[3])]
+            # What is mended lets the very next call pass.
+            mend()
+            node.id()
+            assert node.status().state == "ready"
+            assert node.status().reason is None
+            assert warned(node, "other") == []
+            node.sql("DROP DATABASE other")
+            node.windows(1)
+    finally:
+        if away.exists():
+            away.rename(control)
+    assert node.sql("SELECT * FROM snowflake_id_node_old.high_water_marks") == []
 
 
 def test_the_keepers_database_comes_and_goes(node):
@@ -373,13 +435,15 @@ def test_the_keepers_database_comes_and_goes(node):
     assert diag.message_detail == (
         "The keeper keeps this node's record there (snowflake_id.database). The server's log says why it could not connect."
     )
-    assert diag.message_hint.startswith("If it does not exist: CREATE DATABASE ids; then connect to it and run: CREATE EXTENSION snowflake_id; ")
+    assert diag.message_hint.startswith("If it does not exist: CREATE DATABASE ids; Or name another database: ")
     assert 'FATAL:  database "ids" does not exist' in node.server.log
     assert node.says("no_database", diag).database == "ids"
     node.restart("smart")
+    # It needs no more than that.
     node.sql("CREATE DATABASE ids")
-    node.install("ids").flows("55000")
+    node.flows("55000")
     assert node.status().state == "ready"
+    assert node.server.log.count(CREATED.format("ids")) == 1
 
     node.windows(1)
     node.sql("DROP DATABASE ids WITH (FORCE)")
@@ -389,9 +453,8 @@ def test_the_keepers_database_comes_and_goes(node):
     node.restart("fast")
     assert node.stops_with("55000").message_primary == NO_DATABASE.format("ids")
     node.sql("CREATE DATABASE ids")
-    diag = eventually(lambda: (diag := node.stops()).message_primary == NO_EXTENSION.format("ids") and diag, "the keeper is there")
-    assert diag.message_hint == NO_EXTENSION_HINT.format("ids")
-    node.install("ids").id()
+    node.flows("55000")
+    assert node.server.log.count(CREATED.format("ids")) == 2
 
     # PostgreSQL renames only what nobody is connected to.
     def rename(name, to):
@@ -763,6 +826,8 @@ def test_an_ordinary_role(node):
         f"CREATE TRIGGER mine BEFORE UPDATE ON {MARKS} EXECUTE FUNCTION suppress_redundant_updates_trigger()",
         f"CREATE RULE mine AS ON UPDATE TO {MARKS} DO INSTEAD NOTHING",
         "DROP EXTENSION snowflake_id",
+        "DROP EXTENSION snowflake_id_node",
+        "CREATE TABLE snowflake_id_node.mine ()",
         "SELECT snowflake_accept_clock()",
         f"SELECT pg_cancel_backend({node.keeper()})",
         f"SELECT pg_terminate_backend({node.keeper()})",
@@ -782,11 +847,11 @@ def test_the_keeper_has_settings_of_its_own(node):
     node.id()
     node.sql(
         "CREATE SCHEMA evil",
-        f"CREATE TABLE evil.{MARKS} (LIKE {MARKS})",
-        f"INSERT INTO evil.{MARKS} SELECT * FROM {MARKS}",
+        f"CREATE TABLE evil.high_water_marks (LIKE {MARKS})",
+        f"INSERT INTO evil.high_water_marks SELECT * FROM {MARKS}",
     )
     before = node.row()
-    node.sql(f"UPDATE evil.{MARKS} SET reserved_until = {before['reserved_until']}")
+    node.sql(f"UPDATE evil.high_water_marks SET reserved_until = {before['reserved_until']}")
     kinds = ["text", "name", "oid", "bigint", "integer", "timestamptz"]
     # Whatever it may call without naming the schema: functions and operators that tell on it.
     for function, result, body in (
@@ -798,6 +863,7 @@ def test_the_keeper_has_settings_of_its_own(node):
         ("sha256(bytea)", "bytea", "''"),
         ("encode(bytea, text)", "text", "''"),
         ('"left"(text, integer)', "text", "''"),
+        ("pg_extension_config_dump(regclass, text)", "void", ""),
         *((f"equal({kind}, {kind})", "boolean", "true") for kind in kinds),
     ):
         node.sql(
@@ -834,6 +900,10 @@ def test_the_keeper_has_settings_of_its_own(node):
         node.admin.execute("SELECT pg_terminate_backend(%s)", [keeper])
         eventually(lambda: node.id() and node.keeper() not in (None, keeper), "a keeper with these settings")
         node.windows(2)
+        # Nor what it runs to create its extension.
+        admin.execute("DROP EXTENSION snowflake_id_node")
+        node.windows(2)
+        assert node.server.log.count(CREATED.format("postgres")) == 2
         assert node.status().state == "ready"
         assert "it fell for evil" not in node.server.log
         # A crash tells whether the last window's record was flushed: what follows begins above it.
@@ -847,9 +917,9 @@ def test_the_keeper_has_settings_of_its_own(node):
     with psycopg.connect(node.server.conninfo(), options=options, autocommit=True) as admin:
         node.app = node.ordinary("app")
         assert node.app.execute("SELECT snowflake_timestamp(%s::bigint)", [node.id()]).fetchone() >= (reserved_until,)
-        ((after,),) = admin.execute(f"SELECT to_jsonb(m) FROM public.{MARKS} AS m").fetchall()
+        ((after,),) = admin.execute(f"SELECT to_jsonb(m) FROM {MARKS} AS m").fetchall()
         assert after["reserved_until"] > node.last > before["reserved_until"]
-        assert admin.execute(f"SELECT reserved_until FROM evil.{MARKS}").fetchall() == [(before["reserved_until"],)]
+        assert admin.execute("SELECT reserved_until FROM evil.high_water_marks").fetchall() == [(before["reserved_until"],)]
     assert "it fell for evil" not in node.server.log
 
 

@@ -173,7 +173,7 @@ def test_a_crash_after_a_long_rest(start_registry, start_node):
     node = start_node(start_registry(Etcd).address("here"))
     number, claims = node.number(), node.claims()
     before = next_id(node.connection)
-    node.sql("UPDATE snowflake_high_water_marks SET lease_until = clock_timestamp()")
+    node.sql("UPDATE snowflake_id_node.high_water_marks SET lease_until = clock_timestamp()")
     node.restart(node.server.kill9)
     # Over no other error than that there is no lease yet.
     assert node.flows() > before
@@ -338,7 +338,7 @@ def test_calls_that_hang_leave_no_connections_behind(start_registry, start_node)
             seen.update(now)
             return len(seen) > 4 and now
 
-        session.execute("LOCK TABLE snowflake_registry")
+        session.execute("LOCK TABLE snowflake_id_node.registry")
         node.state("ready", "PostgreSQL at .* cannot be reached: no answer within 3 s")
         # The one in use, and one that the server has not missed yet.
         assert len(eventually(several)) <= 2
@@ -406,7 +406,7 @@ def empty(registry, name):
     """Delete all that the registry has under a name, under the eyes of the nodes."""
     if registry.SCHEME == "postgres":
         with psycopg.connect(registry.address(name), autocommit=True) as session:
-            session.execute("TRUNCATE snowflake_registry")
+            session.execute("TRUNCATE snowflake_id_node.registry")
     elif registry.SCHEME == "etcd":
         first, end = (base64.b64encode(key.encode()).decode() for key in (f"/{name}/", f"/{name}0"))
         body = json.dumps({"key": first, "range_end": end}).encode()
@@ -472,15 +472,15 @@ def test_a_registry_with_a_password_goes_back(start_registry, start_node):
 
 def records_in(session):
     """What a PostgreSQL registry holds."""
-    return session.execute("SELECT number, revision, record::text FROM snowflake_registry").fetchall()
+    return session.execute("SELECT number, revision, record::text FROM snowflake_id_node.registry").fetchall()
 
 
 def put_back(session, records):
     """It holds this again, without a pause, as a virtual machine that goes back to a snapshot."""
     with session.transaction():
-        session.execute("DELETE FROM snowflake_registry")
+        session.execute("DELETE FROM snowflake_id_node.registry")
         for record in records:
-            session.execute("INSERT INTO snowflake_registry VALUES (%s, %s, %s::jsonb, '-infinity')", record)
+            session.execute("INSERT INTO snowflake_id_node.registry VALUES (%s, %s, %s::jsonb, '-infinity')", record)
 
 
 def test_a_registry_goes_back_to_before_a_clean_stop(start_registry, start_node):
@@ -521,7 +521,7 @@ def test_another_node_uses_the_number(start_registry, start_node, name):
     name = {"another": "another", "its own": node.status().node}[name]
     with psycopg.connect(address, autocommit=True) as records, load(node) as (ids,):
         other = "jsonb_build_object('nonce', 'other', 'node', %s::text, 'updated_at', floor(extract(epoch FROM now()) * 1e6))"
-        records.execute(f"UPDATE snowflake_registry SET revision = revision + 1, record = record || {other}", [name])
+        records.execute(f"UPDATE snowflake_id_node.registry SET revision = revision + 1, record = record || {other}", [name])
         # Not at once: it goes without ids until it may use another number.
         eventually(lambda: told(ids))
         eventually(lambda: node.number() not in (None, number))
@@ -726,7 +726,7 @@ def test_a_number_is_given_back_from_behind_its_last_id(start_registry, start_no
     node = start_node(address, worker_id_range="5-5", reservation="20s")
     waits = "SELECT FROM pg_stat_activity WHERE backend_type = 'snowflake_id keeper' AND wait_event_type = 'Lock'"
     with load(node) as (ids,), psycopg.connect(node.server.conninfo()) as session:
-        session.execute("SELECT FROM snowflake_high_water_marks FOR UPDATE")
+        session.execute("SELECT FROM snowflake_id_node.high_water_marks FOR UPDATE")
         node.configure(worker_id_range="6-6")
         eventually(lambda: node.sql(waits).fetchall())
         ids.wait_for(100)
@@ -736,7 +736,7 @@ def test_a_number_is_given_back_from_behind_its_last_id(start_registry, start_no
         received = ids.stop()
     assert told(ids) == set()
     with psycopg.connect(address, autocommit=True) as records:
-        lease = "SELECT (record->>'until')::bigint FROM snowflake_registry WHERE number = 5 AND record->>'state' = 'released'"
+        lease = "SELECT (record->>'until')::bigint FROM snowflake_id_node.registry WHERE number = 5 AND record->>'state' = 'released'"
         ((until,),) = eventually(lambda: records.execute(lease).fetchall())
     last = max(seconds(number) for number in received if numbers_of([number]) == {5})
     assert last < until / 1e6 <= last + 1
@@ -749,7 +749,7 @@ def test_a_leased_number_that_is_set_by_hand(start_registry, start_node):
     with load(node) as (ids,), psycopg.connect(address, autocommit=True) as records:
         node.configure(worker_id=5, registry=None)
         eventually(lambda: node.status().leased_until is None)
-        lease = "SELECT record FROM snowflake_registry WHERE number = 5"
+        lease = "SELECT record FROM snowflake_id_node.registry WHERE number = 5"
         before = records.execute(lease).fetchone()
         renewed(other)
         ids.wait_for(100)
@@ -797,7 +797,7 @@ def test_drained(start_registry, start_node, source):
     """No ids, also after a stop and a crash, until the node is told otherwise: with a leased number or with any other."""
     address = start_registry(Etcd).address("here") if source == "registry" else None
     node = start_node(address, wait=False, worker_id=None if address else 5)
-    marks = "SELECT reserved_until FROM snowflake_high_water_marks"
+    marks = "SELECT reserved_until FROM snowflake_id_node.high_water_marks"
     # Before the first id, and after ids.
     for phase in range(2):
         if phase or address:
@@ -991,39 +991,35 @@ def test_the_role_of_the_nodes(start_registry, start_node):
     registry = start_registry(PostgresRegistry)
     address = registry.address("here")
     functions = ["read(bigint)", "write(bigint, bigint, text)", "announce(bigint, double precision)"]
-    functions = [f"registry.snowflake_registry_{function}" for function in functions]
+    functions = [f"snowflake_id_node.registry_{function}" for function in functions]
     with psycopg.connect(address, autocommit=True) as admin:
         for statement in (
             "CREATE ROLE node LOGIN",
             "REVOKE ALL ON DATABASE here FROM PUBLIC",
             "REVOKE ALL ON SCHEMA public FROM PUBLIC",
             "GRANT CONNECT ON DATABASE here TO node",
-            # Where nobody's search_path leads.
-            "CREATE SCHEMA registry",
-            "ALTER EXTENSION snowflake_id SET SCHEMA registry",
-            "GRANT USAGE ON SCHEMA registry TO node",
             *[f"GRANT EXECUTE ON FUNCTION {function} TO node" for function in functions],
         ):
             admin.execute(statement)
         address = address.replace("postgres@", "node@")
         node = start_node(address, worker_id_range="3-3")
         assert node.number() == 3
-        row = admin.execute("SELECT number, state, node FROM registry.snowflake_leases").fetchall()
+        row = admin.execute("SELECT number, state, node FROM snowflake_id_node.leases").fetchall()
         assert row == [(3, "held", node.status().node)]
         with psycopg.connect(address, autocommit=True) as session:
             for query in (
-                "SELECT FROM registry.snowflake_registry",
-                "SELECT FROM registry.snowflake_leases",
-                "DELETE FROM registry.snowflake_registry",
-                "INSERT INTO registry.snowflake_registry VALUES (1, 1, '{}', 'infinity')",
-                "CREATE TABLE registry.mine ()",
+                "SELECT FROM snowflake_id_node.registry",
+                "SELECT FROM snowflake_id_node.leases",
+                "DELETE FROM snowflake_id_node.registry",
+                "INSERT INTO snowflake_id_node.registry VALUES (1, 1, '{}', 'infinity')",
+                "CREATE TABLE snowflake_id_node.mine ()",
             ):
                 assert refusal(session, query).sqlstate == "42501"
         for function in functions:
             admin.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM node")
         newcomer = start_node(address, wait=False, worker_id_range="4-4")
         for function in functions:
-            name = re.search(r"snowflake_\w+", function)[0]
+            name = re.search(r"registry_\w+", function)[0]
             refuses = f"PostgreSQL at 127.0.0.1:{registry.port}/here refuses: permission denied for function {name}"
             newcomer.state("no_lease", re.escape(refuses))
             diag = newcomer.refused("no_lease")
@@ -1034,3 +1030,18 @@ def test_the_role_of_the_nodes(start_registry, start_node):
         newcomer.flows()
         assert newcomer.number() == 4
         eventually(lambda: node.status().registry_trouble is None)
+
+
+def test_a_database_that_is_no_registry(start_registry, start_node):
+    """The node says what the database lacks, and has its number as soon as it is there."""
+    registry = start_registry(PostgresRegistry)
+    address = registry.address("here")
+    with psycopg.connect(address, autocommit=True) as admin:
+        admin.execute("DROP EXTENSION snowflake_id_node; CREATE EXTENSION snowflake_id")
+        node = start_node(address, wait=False)
+        refuses = f"PostgreSQL at 127.0.0.1:{registry.port}/here refuses: it is no registry: CREATE EXTENSION snowflake_id_node"
+        node.state("no_lease", re.escape(refuses))
+        diag = node.refused("no_lease")
+        assert (diag.sqlstate, diag.message_detail) == ("55P03", f"{refuses}.")
+        admin.execute("CREATE EXTENSION snowflake_id_node")
+        node.flows()

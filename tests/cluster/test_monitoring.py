@@ -360,7 +360,7 @@ def test_a_record_that_cannot_be_written(start_server, watch):
     with Load(server, "SELECT snowflake_nextval() FROM pg_sleep(0.001)") as load:
         load.wait_for(1)
         with psycopg.connect(server.conninfo()) as other:
-            other.execute("LOCK TABLE snowflake_high_water_marks")
+            other.execute("LOCK TABLE snowflake_id_node.high_water_marks")
             alerts = watched.fires("SnowflakeWindowNearlyOver", "SnowflakeRefusals", "SnowflakeNotReady")
             assert alerts["SnowflakeRefusals"]["labels"]["reason"] == "window"
         load.wait_for(1)
@@ -388,8 +388,8 @@ def test_a_worker_id_that_another_has(start_server, connect, watch):
     server.psql(SETUP)
     connection = connect(server)
     next_id(connection)
-    connection.execute("CREATE TEMP TABLE other AS SELECT * FROM snowflake_high_water_marks")
-    connection.execute("UPDATE other SET node = '1-2'; INSERT INTO snowflake_high_water_marks SELECT * FROM other")
+    connection.execute("CREATE TEMP TABLE other AS SELECT * FROM snowflake_id_node.high_water_marks")
+    connection.execute("UPDATE other SET node = '1-2'; INSERT INTO snowflake_id_node.high_water_marks SELECT * FROM other")
     watched = watch(server)
     server.restart()
     connection = connect(server)

@@ -55,10 +55,10 @@ def promote(standby):
 # A record as logical replication brings it from a node with worker id 2 that was seeded by a
 # copy of this one: of the same system identifier, and promoted more often.
 SIBLING = """
-    INSERT INTO snowflake_high_water_marks
+    INSERT INTO snowflake_id_node.high_water_marks
     SELECT split_part(node, '-', 1) || '-0123456789abcdef', reserved_until, NULL, 2, layout, epoch, 9, updated_at,
-           boot_id, booted_at, 'another', data_directory
-    FROM snowflake_high_water_marks
+           boot_id, booted_at, 'another', data_directory, NULL, NULL, false
+    FROM snowflake_id_node.high_water_marks
 """
 
 
@@ -84,7 +84,7 @@ def test_promotion_of_an_asynchronous_standby(start_server, copies, connect, gua
         with Load(server, IDS, ROWS, BATCH) as load:
             load.wait_for(1000)
             cut(server)
-            replicated = int(standby.psql("SELECT max(reserved_until) FROM snowflake_high_water_marks"))
+            replicated = int(standby.psql("SELECT max(reserved_until) FROM snowflake_id_node.high_water_marks"))
             # The windows that the standby has heard of are over.
             eventually(lambda load=load, end=replicated: max(load.ids()) > end + (300 << 22))
             load.wait_for(1000)
@@ -158,7 +158,7 @@ def test_a_synchronous_standby_that_is_cut_off(start_server, copies, connect):
         admin.execute("SELECT pg_terminate_backend(%s)", [keeper])
         eventually(lambda: waits_for_standby(admin, status(admin).keeper_pid) and status(admin).keeper_pid != keeper)
         # Split brain. The standby's clock is as far behind the record as it may be and be waited for.
-        mark = int(standby.psql("SELECT max(reserved_until) FROM snowflake_high_water_marks"))
+        mark = int(standby.psql("SELECT max(reserved_until) FROM snowflake_id_node.high_water_marks"))
         assert mark > last
         clock.offset(milliseconds(mark) / 1000 - time.time() - 0.5)
         promote(standby)
@@ -202,7 +202,7 @@ def test_a_standby_is_quiet(installation, start_server, copies, connect):
     marks = set()
 
     def mark():
-        marks.update(connection.execute("SELECT reserved_until FROM snowflake_high_water_marks").fetchall())
+        marks.update(connection.execute("SELECT reserved_until FROM snowflake_id_node.high_water_marks").fetchall())
         return len(marks) > 10
 
     with Load(server, IDS) as load:
@@ -277,7 +277,7 @@ class Watch:
     def _run(self):
         with psycopg.connect(self._node.conninfo(), autocommit=True) as connection:
             name = status(connection).node
-            query = "SELECT reserved_until FROM snowflake_high_water_marks WHERE node = %s"
+            query = "SELECT reserved_until FROM snowflake_id_node.high_water_marks WHERE node = %s"
             while not self._stop.is_set():
                 rows = connection.execute(query, [name]).fetchall()
                 if len(rows) != 1:
@@ -318,7 +318,7 @@ def test_two_nodes_that_replicate_all_their_tables(nodes, connect):
     query = "SELECT count(*), count(DISTINCT id), sum(id) FROM items"
     eventually(lambda: one.psql(query) == two.psql(query))
     for session, node in zip(sessions, nodes, strict=True):
-        rows = session.execute("SELECT node, count(*) FROM snowflake_high_water_marks GROUP BY node").fetchall()
+        rows = session.execute("SELECT node, count(*) FROM snowflake_id_node.high_water_marks GROUP BY node").fetchall()
         assert sorted(rows) == sorted((status(session).node, 1) for session in sessions)
         assert status(session).conflict is None
         errors = session.execute("SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats")

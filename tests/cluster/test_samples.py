@@ -3,12 +3,14 @@
 import os
 import signal
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
 from clients import eventually
-from nodes import configure, milliseconds, next_id, processes, status
+from nodes import configure, kept, milliseconds, next_id, processes, status
 from psycopg.rows import namedtuple_row
+from throwaway import compile_library
 
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
@@ -27,6 +29,7 @@ def sampled(start_server, connect):
         server = start_server(sample_rate=rate, **settings)
         connection = connect(server)
         connection.execute("CREATE EXTENSION snowflake_id")
+        kept(connection)
         return server, connection
 
     return start
@@ -34,7 +37,7 @@ def sampled(start_server, connect):
 
 def samples(connection):
     cursor = connection.cursor(row_factory=namedtuple_row)
-    return cursor.execute("SELECT * FROM snowflake_samples ORDER BY id").fetchall()
+    return cursor.execute("SELECT * FROM snowflake_id_node.samples ORDER BY id").fetchall()
 
 
 def counted(connection):
@@ -75,8 +78,13 @@ def test_who_had_it_made(sampled, connect):
     (row,) = samples(connection)
     assert (row.id, row.pid, row.datname, row.usename) == (number, session.info.backend_pid, "shop", "app")
     assert 0 <= row.sampled_at.timestamp() * 1000 - milliseconds(number) < 1000
-    # In the keeper's database alone.
-    assert connect(server, "shop").execute("SELECT count(*) FROM snowflake_samples").fetchone() == (0,)
+    # In the keeper's database alone: the other one has no table for them, and gets none if it has.
+    shop = connect(server, "shop")
+    assert shop.execute("SELECT to_regnamespace('snowflake_id_node')").fetchone() == (None,)
+    shop.execute("CREATE EXTENSION snowflake_id_node")
+    number = next_id(session)
+    eventually(lambda: samples(connection)[-1].id == number)
+    assert samples(shop) == []
 
 
 def test_the_rate_is_followed_at_once(sampled, server):
@@ -99,7 +107,7 @@ def test_what_cannot_be_written_is_dropped_and_counted(sampled, connect):
     next_id(connection)
     eventually(lambda: len(samples(connection)) == 1)
     locker = connect(server, autocommit=False)
-    locker.execute("LOCK TABLE snowflake_samples")
+    locker.execute("LOCK TABLE snowflake_id_node.samples")
     windows = "SELECT windows FROM pg_stat_snowflake"
     (before,) = connection.execute(windows).fetchone()
     made = 1
@@ -163,7 +171,7 @@ def test_old_samples_are_deleted(sampled):
     server, connection = sampled(1, sample_retention=0)
     connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     connection.execute(
-        "INSERT INTO snowflake_samples SELECT snowflake_min(clock_timestamp() - age), now(), 0"
+        "INSERT INTO snowflake_id_node.samples SELECT snowflake_min(clock_timestamp() - age), now(), 0"
         " FROM unnest(ARRAY['3 days', '62 minutes', '58 minutes']::interval[]) AS age"
     )
     old, older, young = (row.id for row in samples(connection))
@@ -174,15 +182,21 @@ def test_old_samples_are_deleted(sampled):
     eventually(lambda: [row.id for row in samples(connection)] == [young, first, second])
 
 
-def test_a_table_that_takes_its_time(sampled):
-    """Windows come in time whatever the table does to those who write to it: here, a trigger that sleeps."""
-    _, connection = sampled(1, reservation="100ms")
-    connection.execute(
-        """
-        CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(3600); RETURN NULL; END';
-        CREATE TRIGGER sleep BEFORE INSERT ON snowflake_samples EXECUTE FUNCTION sleep();
-        """
-    )
+@pytest.fixture
+def slow(installation):
+    """What a server is started with whose samples take for ever while a file exists, and that file."""
+    directory = installation.directory()
+    library, flag = directory / "slow_samples.so", directory / "slow"
+    compile_library(Path(__file__).with_name("slow_samples.c"), library, [installation.headers])
+    postgres = {"shared_preload_libraries": f"{library}, snowflake_id"}
+    return {"postgres": postgres, "server_options": {"env": {"SLOW_SAMPLES": str(flag)}}}, flag
+
+
+def test_a_table_that_takes_its_time(sampled, slow):
+    """Windows come in time whatever holds up those who write to it: here, another extension."""
+    options, flag = slow
+    server, connection = sampled(1, reservation="100ms", **options)
+    flag.touch()
     (before,) = connection.execute("SELECT windows FROM pg_stat_snowflake").fetchone()
     made = 0
 
@@ -194,8 +208,13 @@ def test_a_table_that_takes_its_time(sampled):
     eventually(reserved)
     eventually(lambda: counted(connection)[1] > 0)
     assert status(connection).state == "ready"
-    connection.execute("DROP TRIGGER sleep ON snowflake_samples")
+    (warning,) = [line for line in server.log.splitlines() if "samples cannot be written" in line]
+    assert "canceling statement due to statement timeout" in warning
+    assert samples(connection) == []
+    flag.unlink()
     eventually(lambda: counted(connection) == (made, made - len(samples(connection))))
+    last = next_id(connection)
+    eventually(lambda: samples(connection)[-1:] and samples(connection)[-1].id == last)
 
 
 def test_a_clock_that_is_not_believed_deletes_nothing(clock_server, connect):
@@ -241,7 +260,7 @@ def test_who_may_read(sampled):
     connection.execute("CREATE ROLE app; CREATE ROLE watcher IN ROLE pg_monitor")
     connection.execute("SET ROLE watcher")
     assert samples(connection) == []
-    for statement in "DELETE FROM snowflake_samples", "INSERT INTO snowflake_samples VALUES (1, now(), 1)":
+    for statement in "DELETE FROM snowflake_id_node.samples", "INSERT INTO snowflake_id_node.samples VALUES (1, now(), 1)":
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(statement)
     connection.execute("SET ROLE app")

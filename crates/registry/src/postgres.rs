@@ -128,8 +128,6 @@ struct Connection {
     /// What speaks with the server. By itself, it would wait for an answer also when nobody
     /// else does any more.
     task: AbortHandle,
-    /// The schema that the extension is in, quoted.
-    schema: String,
 }
 
 impl Drop for Connection {
@@ -172,19 +170,17 @@ impl PostgresStore {
                 (client, tokio::spawn(connection).abort_handle())
             }
         };
-        let mut connection = Connection { client, task, schema: String::new() };
-        let schema = "SELECT pg_catalog.quote_ident(nspname) FROM pg_catalog.pg_extension e
-             JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace
-             WHERE extname OPERATOR(pg_catalog.=) 'snowflake_id'";
-        let row = connection.client.query_opt(schema, &[]).await.map_err(failed)?;
-        let row = row.ok_or_else(|| {
-            self.refused("the extension is not there: CREATE EXTENSION snowflake_id")
-        })?;
-        connection.schema = row.try_get(0).map_err(failed)?;
-        Ok(connection)
+        let connection = Connection { client, task };
+        let found = "SELECT FROM pg_catalog.pg_extension
+             WHERE extname OPERATOR(pg_catalog.=) 'snowflake_id_node'";
+        match connection.client.query_opt(found, &[]).await.map_err(failed)? {
+            Some(_) => Ok(connection),
+            None => Err(self.refused("it is no registry: CREATE EXTENSION snowflake_id_node")),
+        }
     }
 
-    /// Calls one of the functions, `what` being the rest of the statement after its schema.
+    /// Calls one of the functions, `what` being the rest of the statement after its schema, which the
+    /// extension itself has made.
     async fn call(
         &mut self,
         what: &str,
@@ -197,7 +193,7 @@ impl PostgresStore {
             None => self.connect().await?,
         };
         let rows = within(self.place(), PATIENCE, async {
-            let statement = format!("SELECT * FROM {}.{what}", connection.schema);
+            let statement = format!("SELECT * FROM snowflake_id_node.{what}");
             let rows = connection.client.query(&statement, values).await;
             rows.map_err(|error| self.error(&error))
         })
@@ -217,7 +213,7 @@ impl PostgresStore {
             revision: row.try_get("revision")?,
             value: row.try_get("record")?,
             alive: row.try_get("alive")?,
-            key: format!("number {number} in snowflake_registry of {}", self.place()),
+            key: format!("number {number} in snowflake_id_node.registry of {}", self.place()),
         })
     }
 
@@ -251,12 +247,12 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn list(&mut self) -> Result<Vec<Entry>, Error> {
-        let rows = self.call("snowflake_registry_read()", &[]).await?;
+        let rows = self.call("registry_read()", &[]).await?;
         self.entries(&rows)
     }
 
     async fn get(&mut self, number: u64) -> Result<Option<Entry>, Error> {
-        let rows = self.call("snowflake_registry_read($1)", &[&number.cast_signed()]).await?;
+        let rows = self.call("registry_read($1)", &[&number.cast_signed()]).await?;
         Ok(self.entries(&rows)?.pop())
     }
 
@@ -267,18 +263,18 @@ impl Store for PostgresStore {
         value: &str,
     ) -> Result<bool, Error> {
         let values: [&(dyn ToSql + Sync); 3] = [&number.cast_signed(), &revision, &value];
-        let rows = self.call("snowflake_registry_write($1, $2, $3)", &values).await?;
+        let rows = self.call("registry_write($1, $2, $3)", &values).await?;
         let written = rows.first().map(|row| row.try_get(0)).transpose();
         Ok(written.map_err(|error| self.error(&error))?.unwrap_or(false))
     }
 
     async fn announce(&mut self, number: u64) -> Result<(), Error> {
         let values: [&(dyn ToSql + Sync); 2] = [&number.cast_signed(), &self.seconds.clone()];
-        self.call("snowflake_registry_announce($1, $2)", &values).await.map(drop)
+        self.call("registry_announce($1, $2)", &values).await.map(drop)
     }
 
     async fn withdraw(&mut self, number: u64) -> Result<(), Error> {
         let values: [&(dyn ToSql + Sync); 2] = [&number.cast_signed(), &0.0];
-        self.call("snowflake_registry_announce($1, $2)", &values).await.map(drop)
+        self.call("registry_announce($1, $2)", &values).await.map(drop)
     }
 }

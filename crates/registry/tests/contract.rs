@@ -35,7 +35,7 @@ impl Registry {
         if address.starts_with("postgres") {
             let admin = address.replace("{}", "postgres");
             execute(&admin, &format!("CREATE DATABASE {name}")).await;
-            execute(&address_here, "CREATE EXTENSION snowflake_id").await;
+            execute(&address_here, "CREATE EXTENSION snowflake_id_node").await;
         }
         Self::There(address_here)
     }

@@ -14,8 +14,16 @@ SELECT name FROM snowflake_layouts WHERE name = 'default';
 SELECT state, reason, hint FROM snowflake_status;
 -- Not the keeper's business.
 SELECT snowflake_accept_clock();
-TABLE snowflake_high_water_marks;
-DELETE FROM snowflake_high_water_marks;
+TABLE snowflake_id_node.high_water_marks;
+DELETE FROM snowflake_id_node.high_water_marks;
+TABLE snowflake_id_node.samples;
+-- Nor a registry's nodes'.
+TABLE snowflake_id_node.registry;
+TABLE snowflake_id_node.leases;
+SELECT * FROM snowflake_id_node.registry_read();
+SELECT snowflake_id_node.registry_write(1, NULL, '{}');
+SELECT snowflake_id_node.registry_announce(1, 1);
+CREATE TABLE snowflake_id_node.mine ();
 -- What is counted, and what was found.
 TABLE pg_stat_snowflake;
 TABLE pg_stat_snowflake_backends;
@@ -23,8 +31,8 @@ SELECT * FROM snowflake_counters();
 SELECT * FROM snowflake_session_counters();
 SELECT pg_stat_snowflake_reset();
 SELECT * FROM snowflake_audit('things', 'id');
-TABLE snowflake_audits;
-DELETE FROM snowflake_audits;
+TABLE snowflake_id_node.audits;
+DELETE FROM snowflake_id_node.audits;
 -- What an audit's query calls does nothing by itself.
 SELECT snowflake_audit_reads(1), snowflake_audit_judges(1, now());
 -- Change nothing that decides uniqueness.
@@ -51,10 +59,14 @@ GRANT pg_monitor TO snowflake_user;
 SET ROLE snowflake_user;
 SELECT ids > 0 AS some FROM pg_stat_snowflake;
 SELECT count(*) FROM pg_stat_snowflake_backends WHERE pid = pg_backend_pid();
-SELECT count(*) FROM snowflake_audits;
+SELECT count(*) FROM snowflake_id_node.audits;
+SELECT count(*) FROM snowflake_id_node.high_water_marks;
+SELECT count(*) FROM snowflake_id_node.samples;
+SELECT count(*) FROM snowflake_id_node.leases;
+TABLE snowflake_id_node.registry;
 SELECT pg_stat_snowflake_reset();
 SELECT * FROM snowflake_audit('things', 'id');
-DELETE FROM snowflake_audits;
+DELETE FROM snowflake_id_node.audits;
 RESET ROLE;
 REVOKE pg_monitor FROM snowflake_user;
 

@@ -1,0 +1,37 @@
+//! Who may call what, beyond what PostgreSQL checks.
+
+use crate::error::Error;
+use pgrx::prelude::*;
+use pgrx::spi;
+
+/// An error where the caller may call a function only as the owner of this database.
+///
+/// `GRANT ... ON ALL FUNCTIONS IN SCHEMA` is an error for whoever has no right at all on one of
+/// them. So the owner of a database has EXECUTE on each function of the extension, though some are
+/// for those who run the node: these ask for a right by another name.
+pub(crate) fn refuse_database_owner(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: PostgreSQL calls each function with its own description; the other one asks for the
+    // current user.
+    #[allow(unsafe_code)]
+    let (function, superuser) = unsafe { ((*(*fcinfo).flinfo).fn_oid, pg_sys::superuser()) };
+    if superuser {
+        return;
+    }
+    let found = Spi::connect(|client| {
+        let query = "SELECT pg_catalog.bool_or(a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+                        OR pg_catalog.pg_has_role(a.grantee, 'USAGE'::pg_catalog.text)),
+                    pg_catalog.min(p.proname::pg_catalog.text)
+             FROM pg_catalog.pg_proc AS p
+             CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+             WHERE p.oid OPERATOR(pg_catalog.=) $1
+               AND a.grantee OPERATOR(pg_catalog.<>)
+                   'pg_database_owner'::pg_catalog.regrole::pg_catalog.oid";
+        let row = client.select(query, Some(1), &[function.into()])?.first();
+        Ok::<_, spi::Error>((row.get::<bool>(1)?, row.get::<String>(2)?))
+    });
+    match found {
+        Ok((Some(true), _)) => (),
+        Ok((_, name)) => Error::MayNotCall { function: name.unwrap_or_default() }.raise(),
+        Err(error) => error!("{error}"),
+    }
+}
