@@ -132,6 +132,9 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts; warnings are errors
 	    --no-default-features --features pg$(pg_major) -- -D warnings
 	$(call headline,scripts)
 	target/venv/bin/shellcheck tools/setup .ci/run
+	@rm -rf target/scripts
+	@$(call extensions,target/scripts)
+	$(python) tools/check_scripts.py target/scripts/*.sql
 	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
 
 # What PostgreSQL has from version 18 on is measured there, if tools/setup has brought one.
