@@ -3,6 +3,7 @@
 //! The message says what was refused and names the value; the detail measures; the
 //! hint is what to do, as the statement to run where there is one.
 
+use crate::audit::Hidden;
 use crate::settings::MAX_BATCH_LIMIT;
 use crate::statistics::Counter;
 use crate::tables::{Changed, EXTENSION, Unusable};
@@ -10,7 +11,7 @@ use crate::time::shown;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::spi::quote_identifier;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
 use snowflake_core::layout::MAX_BITS;
 use snowflake_core::text::{BASE32_LENGTH, BASE62_MAX_LENGTH};
 use snowflake_core::{Field, FieldError, Layout, LayoutError, TextError};
@@ -70,9 +71,9 @@ pub(crate) enum Error {
     AuditNull,
     AuditNotKept,
     NoColumn { column: String, relation: String },
-    NotAscii,
-    MayNotRead { relation: String },
-    HiddenRows { relation: String },
+    NoRelation { oid: pg_sys::Oid },
+    HiddenRows { relation: String, role: String, why: Hidden },
+    RunsOthers { relation: String, role: String, what: String, owner: String },
     ColumnType { column: String, relation: String, types: &'static str },
     BadSample { share: f64 },
     BadText { form: TextForm, text: String, why: TextError },
@@ -100,6 +101,7 @@ pub(crate) enum TextForm {
 
 const WRONG_LAYOUT_HINT: &str = "Name the layout that made it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.";
 const CLOCK_HINT: &str = "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation; SELECT * FROM snowflake_layout() shows the epoch.";
+const AS_OWNER_HINT: &str = "Audit it as a role that may SET ROLE to its owner, and the tables below a view each by itself.";
 const LAYOUT_IN_FORCE_HINT: &str = "SELECT * FROM snowflake_layout() shows the layout in force.";
 
 impl Error {
@@ -186,10 +188,10 @@ impl Error {
             | Self::TimeOutOfRange { .. }
             | Self::NotATimestamp => Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::NoColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
-            Self::MayNotRead { .. } | Self::HiddenRows { .. } | Self::MayNotCall { .. } => {
+            Self::NoRelation { .. } => Code::ERRCODE_UNDEFINED_TABLE,
+            Self::HiddenRows { .. } | Self::RunsOthers { .. } | Self::MayNotCall { .. } => {
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE
             }
-            Self::NotAscii => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::ColumnType { .. } => Code::ERRCODE_DATATYPE_MISMATCH,
             Self::BadText { .. } => Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
         }
@@ -297,10 +299,12 @@ impl Error {
             Self::NoColumn { column, relation } => {
                 format!("column \"{column}\" of relation {relation} does not exist")
             }
-            Self::NotAscii => "cannot audit what has such a name".to_owned(),
-            Self::MayNotRead { relation } => format!("permission denied for relation {relation}"),
-            Self::HiddenRows { relation } => {
-                format!("row-level security may hide rows of relation {relation}")
+            Self::NoRelation { oid } => format!("relation with OID {oid} does not exist"),
+            Self::RunsOthers { relation, role, .. } => {
+                format!("cannot audit relation {relation} as role \"{role}\"")
+            }
+            Self::HiddenRows { relation, .. } => {
+                format!("the audit may have missed rows of relation {relation}")
             }
             Self::ColumnType { column, relation, types } => {
                 format!("column {column} of relation {relation} must be of type {types}")
@@ -427,18 +431,23 @@ impl Error {
                 format!("A range is two worker ids, the smaller first, such as 0-99; layout {} takes 0 to {}.", name(layout), layout.max(Field::Worker)),
                 String::new(),
             ),
-            Self::MayNotRead { .. } => (
-                "An audit takes the right to SELECT the columns.".to_owned(),
-                String::new(),
+            Self::RunsOthers { role, what, owner, .. } => (
+                format!("To read it runs {what} of role \"{owner}\", with the rights of role \"{role}\"."),
+                AS_OWNER_HINT.to_owned(),
             ),
-            Self::HiddenRows { .. } => (
-                "An audit of some rows would say that there are no duplicates where there are.".to_owned(),
-                "Audit as a superuser, or as a role with BYPASSRLS.".to_owned(),
-            ),
-            Self::NotAscii => (
-                "In a database whose encoding is not UTF8, names of tables and columns must be ASCII."
-                    .to_owned(),
-                "Audit a view of it whose names are.".to_owned(),
+            Self::HiddenRows { role, why, .. } => (
+                match why {
+                    Hidden::Policies => {
+                        format!("It was read as role \"{role}\", and row-level security applies to that role.")
+                    }
+                    Hidden::View => {
+                        format!("It is a view, and was read as role \"{role}\": its owner may see other rows in it.")
+                    }
+                    Hidden::Foreign => {
+                        format!("It was read as role \"{role}\": a foreign server may show other rows to its owner.")
+                    }
+                },
+                AS_OWNER_HINT.to_owned(),
             ),
             Self::BadSample { .. } => (
                 "It is the share of ids to look at: above 0, and at most 1.".to_owned(),
@@ -513,7 +522,10 @@ impl Error {
                 format!("It is kept in {EXTENSION}.audits, where extension {EXTENSION} is and the caller may write to it."),
                 format!("As a superuser: CREATE EXTENSION {EXTENSION}; GRANT SELECT, INSERT, DELETE ON {EXTENSION}.audits TO ...;"),
             ),
-            Self::AuditNull | Self::NoColumn { .. } | Self::ColumnType { .. } => (
+            Self::AuditNull
+            | Self::NoRelation { .. }
+            | Self::NoColumn { .. }
+            | Self::ColumnType { .. } => (
                 String::new(),
                 "For example: SELECT * FROM snowflake_audit('orders', 'id');".to_owned(),
             ),

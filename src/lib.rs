@@ -8,6 +8,7 @@
 // why it holds. Most are in `shared.rs`, `settings.rs` and `row.rs`.
 
 mod audit;
+mod encoding;
 mod error;
 mod functions;
 mod generator;

@@ -1,6 +1,6 @@
 //! Looking for what is wrong with ids that exist.
 
-use crate::audit::{Request, audit, judge, read};
+use crate::audit::{Request, audit};
 use crate::error::{Error, OrRaise};
 use crate::settings;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
@@ -37,8 +37,8 @@ fn snowflake_audit(
     let layout = settings::layout().or_raise();
     let request = Request {
         relation,
-        column: text(column).or_raise(),
-        created: created_column.map(|name| text(name).or_raise()),
+        column,
+        created: created_column,
         workers: worker_ids.map(|text| settings::parse_ranges(text, layout).or_raise()),
         since,
         share: sample.unwrap_or(1.0),
@@ -46,27 +46,4 @@ fn snowflake_audit(
         tolerance: tolerance.map_or(0, |tolerance| tolerance.as_micros()).try_into().unwrap_or(0),
     };
     audit(request, layout).map(TableIterator::new)
-}
-
-/// For the query of an audit.
-#[pg_extern(sql = false)]
-fn snowflake_audit_reads(id: i64) -> bool {
-    read(id)
-}
-
-/// For the query of an audit.
-#[pg_extern(sql = false)]
-fn snowflake_audit_judges(id: Option<i64>, created: Option<TimestampWithTimeZone>) -> bool {
-    if let Some(id) = id {
-        judge(id, created);
-    }
-    true
-}
-
-/// A name as it is handed over. pgrx makes strings of UTF-8 alone.
-fn text(name: &CStr) -> Result<&str, Error> {
-    // SAFETY: reads a number that is set when the session begins.
-    #[allow(unsafe_code)]
-    let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as i32;
-    name.to_str().ok().filter(|name| is_utf8 || name.is_ascii()).ok_or(Error::NotAscii)
 }

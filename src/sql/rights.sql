@@ -22,9 +22,7 @@ GRANT EXECUTE ON FUNCTION
     snowflake_from_base32(text),
     snowflake_layout(text, timestamptz),
     snowflake_presets(),
-    snowflake_node(),
-    snowflake_audit_reads(bigint),
-    snowflake_audit_judges(bigint, timestamptz)
+    snowflake_node()
 TO PUBLIC;
 GRANT SELECT ON snowflake_layouts, snowflake_status TO PUBLIC;
 
