@@ -28,7 +28,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-bench build install uninstall installcheck demo monitor test test-server chaos lint bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-bench build install uninstall installcheck installcheck-encoding demo monitor test test-server chaos lint bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -88,13 +88,19 @@ uninstall: ## remove it from the server
 regress   = $(sort $(basename $(notdir $(wildcard tests/regress/sql/*.sql))))
 isolation = $(sort $(basename $(notdir $(wildcard tests/isolation/specs/*.spec))))
 pgxs_test = $(dir $(shell $(pg_config) --pgxs))../test
+pg_regress = $(pgxs_test)/regress/pg_regress --bindir="$$($(pg_config) --bindir)" \
+	    --inputdir=tests/regress --dbname=contrib_regression
 installcheck: ## run the SQL tests against an installed, running server
 	@echo "the server needs: shared_preload_libraries = 'snowflake_id', snowflake_id.worker_id = 1;"
 	@mkdir -p target/regress target/isolation
-	$(pgxs_test)/regress/pg_regress --bindir="$$($(pg_config) --bindir)" \
-	    --inputdir=tests/regress --outputdir=target/regress --dbname=contrib_regression $(regress)
+	$(pg_regress) --outputdir=target/regress $(regress)
 	$(pgxs_test)/isolation/pg_isolation_regress --bindir="$$($(pg_config) --bindir)" \
 	    --inputdir=tests/isolation --outputdir=target/isolation --dbname=isolation_regression $(isolation)
+
+# The same SQL tests in a database of another encoding: encoding=LATIN1.
+installcheck-encoding:
+	@mkdir -p target/regress-$(encoding)
+	$(pg_regress) --outputdir=target/regress-$(encoding) --encoding=$(encoding) $(regress)
 
 demo: setup build ## a short tour on a throwaway server
 	@$(throwaway) python3 tools/demo.py

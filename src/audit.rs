@@ -5,7 +5,6 @@ mod look;
 
 use crate::encoding;
 use crate::error::Error;
-use crate::schema;
 use crate::settings;
 use crate::tables::{AUDITS, HIGH_WATER_MARKS, REGISTRY, Table, Unusable};
 use crate::time::{WallClock, from_unix, to_unix, uptime};
@@ -61,7 +60,6 @@ pub(crate) fn audit(request: Request<'_>, layout: &Layout) -> Result<Vec<Row>, s
         column_of(&relation, name, &types, "timestamptz, timestamp or date")
     });
     let (begun, uptime_begun) = (WallClock.now(), uptime());
-    let schema = schema::find()?.unwrap_or_default();
     let first = since.map_or(i64::MIN, |since| layout.lower_bound(to_unix(since)));
     let expected = Expected {
         layout: *layout,
@@ -115,7 +113,11 @@ impl Running {
                 0 => String::new(),
                 rows => format!("of about {rows} "),
             };
-            notice!("snowflake_audit: {done} {about}rows of {} {how}", self.relation);
+            let of = &self.relation;
+            encoding::say(
+                PgLogLevel::NOTICE,
+                &format!("snowflake_audit: {done} {about}rows of {of} {how}"),
+            );
         }
     }
 }
@@ -248,7 +250,10 @@ fn keep(about: &About<'_>, found: &[Row]) -> Result<(), spi::Error> {
             row.get::<bool>(1)
         })?;
     if read_only == Some(true) {
-        notice!("snowflake_audit: the result is not kept: the transaction is read-only");
+        encoding::say(
+            PgLogLevel::NOTICE,
+            "snowflake_audit: the result is not kept: the transaction is read-only",
+        );
         return Ok(());
     }
     // Each of them: a list of rights is satisfied by any.

@@ -4,14 +4,14 @@
 //! hint is what to do, as the statement to run where there is one.
 
 use crate::audit::Hidden;
+use crate::encoding;
 use crate::settings::MAX_BATCH_LIMIT;
 use crate::statistics::Counter;
 use crate::tables::{Changed, EXTENSION, Unusable};
 use crate::time::shown;
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::spi::quote_identifier;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use snowflake_core::layout::MAX_BITS;
 use snowflake_core::text::{BASE32_LENGTH, BASE62_MAX_LENGTH};
 use snowflake_core::{Field, FieldError, Layout, LayoutError, TextError};
@@ -592,14 +592,7 @@ impl Error {
     pub(crate) fn report(&self, level: PgLogLevel, prefix: &str) {
         let (detail, hint) = self.help();
         let message = format!("{prefix}{}", self.message());
-        let mut report = ErrorReport::new(self.code(), message, function_name!());
-        if !detail.is_empty() {
-            report = report.set_detail(detail);
-        }
-        if !hint.is_empty() {
-            report = report.set_hint(hint);
-        }
-        report.report(level);
+        encoding::report(level, self.code(), &message, &detail, &hint);
     }
 }
 

@@ -17,7 +17,6 @@ mod published;
 mod report;
 mod rights;
 mod row;
-mod schema;
 mod settings;
 mod shared;
 mod statistics;

@@ -1,5 +1,6 @@
 //! Who may call what, beyond what PostgreSQL checks.
 
+use crate::encoding::Text;
 use crate::error::Error;
 use pgrx::prelude::*;
 use pgrx::spi;
@@ -27,11 +28,13 @@ pub(crate) fn refuse_database_owner(fcinfo: pg_sys::FunctionCallInfo) {
                AND a.grantee OPERATOR(pg_catalog.<>)
                    'pg_database_owner'::pg_catalog.regrole::pg_catalog.oid";
         let row = client.select(query, Some(1), &[function.into()])?.first();
-        Ok::<_, spi::Error>((row.get::<bool>(1)?, row.get::<String>(2)?))
+        Ok::<_, spi::Error>((row.get::<bool>(1)?, row.get::<Text>(2)?))
     });
     match found {
         Ok((Some(true), _)) => (),
-        Ok((_, name)) => Error::MayNotCall { function: name.unwrap_or_default() }.raise(),
+        Ok((_, name)) => {
+            Error::MayNotCall { function: name.map_or_else(String::new, |name| name.0) }.raise()
+        }
         Err(error) => error!("{error}"),
     }
 }

@@ -4,6 +4,7 @@
 //! docs/REFERENCE.md is tested against `pg_settings`.
 #![allow(unsafe_code)]
 
+use crate::encoding;
 use crate::error::Error;
 use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
@@ -329,7 +330,7 @@ pub(crate) fn layout() -> Result<&'static Layout, Error> {
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> String {
-    setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    setting.get().map(|text| encoding::from_file(&text)).unwrap_or_default()
 }
 
 fn parse(layout: &str, epoch: &str) -> Result<Layout, Error> {
@@ -364,6 +365,11 @@ pub(crate) fn datacenter_id() -> Option<u32> {
 /// The database of the keeper.
 pub(crate) fn database() -> String {
     text(&DATABASE)
+}
+
+/// Its name as PostgreSQL has it.
+pub(crate) fn database_name() -> CString {
+    DATABASE.get().unwrap_or_default()
 }
 
 /// The length of a window, in microseconds.
@@ -616,8 +622,7 @@ fn accept(setting: &str, value: &str, result: Result<(), Error>) -> bool {
 
 /// A C string in the memory that lasts until the error has been reported.
 unsafe fn error_text(text: &str) -> *mut c_char {
-    // A text with a zero byte in it cannot come from a setting.
-    let text = CString::new(text).unwrap_or_default();
+    let text = encoding::to_server(text);
     // SAFETY: ErrorContext exists in every process; the string is copied.
     unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
 }

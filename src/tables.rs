@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::encoding::{self, Text};
 use pgrx::prelude::*;
 use pgrx::{PgList, PgRelation, PgTupleDesc};
 use std::ffi::{CStr, CString, c_char};
@@ -281,10 +282,10 @@ impl Table {
         let mut expected = self.columns.iter();
         for column in found.iter().filter(|column| !column.attisdropped) {
             let same = expected.next().is_some_and(|(name, type_id)| {
-                column.name() == *name && column.atttypid == *type_id
+                text_of(column) == *name && column.atttypid == *type_id
             });
             if !same || column.atthasdef || column.attgenerated != 0 || column.attidentity != 0 {
-                return Some(column.name().to_owned());
+                return Some(text_of(column));
             }
         }
         expected.next().map(|(name, _)| (*name).to_owned())
@@ -375,7 +376,7 @@ fn changed_index(index: pg_sys::Oid) -> Option<Change> {
             || families.iter().copied().any(is_foreign)
             || has(pg_sys::Anum_pg_index_indexprs)
             || has(pg_sys::Anum_pg_index_indpred);
-        changed.then(|| Change::Index(relation.name().to_owned()))
+        changed.then(|| Change::Index(text((*entry.rd_rel).relname.data.as_ptr())))
     }
 }
 
@@ -390,14 +391,19 @@ fn rule_name(rule: pg_sys::Oid) -> String {
     let query = "SELECT rulename::text FROM pg_catalog.pg_rewrite
          WHERE oid OPERATOR(pg_catalog.=) $1";
     let name = Spi::connect(|client| {
-        client.select(query, Some(1), &[rule.into()])?.first().get_one::<String>()
+        client.select(query, Some(1), &[rule.into()])?.first().get_one::<Text>()
     });
-    name.ok().flatten().unwrap_or_default()
+    name.ok().flatten().map_or_else(String::new, |name| name.0)
+}
+
+fn text_of(column: &pg_sys::FormData_pg_attribute) -> String {
+    // SAFETY: a name ends with a zero.
+    unsafe { text(column.attname.data.as_ptr()) }
 }
 
 /// # Safety
 /// A C string.
 unsafe fn text(name: *const c_char) -> String {
     // SAFETY: as the caller says.
-    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+    encoding::from_server(unsafe { CStr::from_ptr(name) })
 }

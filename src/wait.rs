@@ -1,5 +1,6 @@
 //! Waiting that can be interrupted and does not burn the CPU.
 
+use crate::encoding::guarded;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ pub(crate) fn wait(micros: u64) {
     } else {
         wait_for_latch(micros / 1000);
     }
-    check_for_interrupts!();
+    guarded(|| {
+        check_for_interrupts!();
+    });
 }
 
 /// Waits until this process's latch is set, or for so many milliseconds, and resets it. Whether

@@ -8,13 +8,14 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def test_installcheck(installation, server):
+@pytest.mark.parametrize("target", ["installcheck", *(f"installcheck-encoding encoding={name}" for name in ("LATIN1", "EUC_JP", "SQL_ASCII"))])
+def test_installcheck(installation, server, target):
     environment = server.environment()
     # We may run below a make with flags of its own.
     for name in "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES":
         environment.pop(name, None)
     done = subprocess.run(
-        ["make", "--no-print-directory", "installcheck", f"PG_CONFIG={installation.pg_config}"],
+        ["make", "--no-print-directory", *target.split(), f"PG_CONFIG={installation.pg_config}"],
         cwd=PROJECT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -26,6 +27,6 @@ def test_installcheck(installation, server):
         differences = [
             path.read_text(errors="replace")
             for path in sorted(PROJECT.glob("target/*/regression.diffs"))
-            if path.parent.name in ("regress", "isolation")
+            if path.parent.name.startswith(("regress", "isolation"))
         ]
         pytest.fail("\n".join([done.stdout, *differences]), pytrace=False)

@@ -1,5 +1,6 @@
 //! The keeper seen from SQL: how the node stands, and what it can be told to do.
 
+use crate::encoding::Text;
 use crate::error::{Error, OrRaise};
 use crate::report::{Report, State};
 use crate::rights::refuse_database_owner;
@@ -18,15 +19,15 @@ fn snowflake_node() -> TableIterator<
     'static,
     (
         name!(state, &'static str),
-        name!(reason, Option<String>),
-        name!(hint, Option<String>),
+        name!(reason, Option<Text>),
+        name!(hint, Option<Text>),
         name!(worker_id, Option<i32>),
         name!(datacenter_id, Option<i32>),
         name!(leased_until, Option<TimestampWithTimeZone>),
-        name!(registry_trouble, Option<String>),
+        name!(registry_trouble, Option<Text>),
         name!(registry_trouble_since, Option<TimestampWithTimeZone>),
-        name!(node, Option<String>),
-        name!(conflict, Option<String>),
+        name!(node, Option<Text>),
+        name!(conflict, Option<Text>),
         name!(issued_until, Option<TimestampWithTimeZone>),
         name!(reserved_until, Option<TimestampWithTimeZone>),
         name!(clock, Option<TimestampWithTimeZone>),
@@ -34,7 +35,7 @@ fn snowflake_node() -> TableIterator<
         name!(clock_error, Option<Interval>),
         name!(clock_offset, Option<Interval>),
         name!(clock_synchronized, Option<bool>),
-        name!(database, String),
+        name!(database, Text),
         name!(timeline, Option<i32>),
         name!(keeper_pid, Option<i32>),
         name!(keeper_looked_at, Option<TimestampWithTimeZone>),
@@ -49,7 +50,7 @@ fn snowflake_node() -> TableIterator<
     let looked = report.filter(|report| report.looked_at.load(Ordering::Relaxed) != 0);
     let time = |micros: i64| from_unix(micros).ok().filter(|_| micros != 0);
     let interval = |micros: i64| Interval::new(0, 0, micros).ok();
-    let text = |text: String| Some(text).filter(|text| !text.is_empty());
+    let text = |text: String| Some(Text(text)).filter(|text| !text.is_empty());
 
     let trouble = report.and_then(Report::trouble);
 
@@ -65,12 +66,12 @@ fn snowflake_node() -> TableIterator<
     };
     TableIterator::once((
         state,
-        reason,
-        hint.filter(|hint| !hint.is_empty()),
+        reason.map(Text),
+        hint.and_then(text),
         number(Field::Worker),
         number(Field::Datacenter),
         report.and_then(|report| time(report.lease_until.load(Ordering::Relaxed))),
-        trouble.as_ref().map(|(_, what)| what.clone()),
+        trouble.as_ref().map(|(_, what)| Text(what.clone())),
         trouble.as_ref().and_then(|&(since, _)| time(since)),
         report.and_then(|report| text(report.node())),
         report.and_then(|report| text(report.conflict())),
@@ -81,7 +82,7 @@ fn snowflake_node() -> TableIterator<
         looked.and_then(|report| interval(report.clock_error.load(Ordering::Relaxed))),
         looked.and_then(|report| interval(report.clock_offset.load(Ordering::Relaxed))),
         looked.map(|report| report.clock_synchronized.load(Ordering::Relaxed)),
-        settings::database(),
+        Text(settings::database()),
         looked.map(|report| report.timeline.load(Ordering::Relaxed) as i32),
         report.map(|report| report.pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0),
         report.and_then(|report| time(report.looked_at.load(Ordering::Relaxed))),

@@ -1,6 +1,7 @@
 //! Looking for what is wrong with ids that exist.
 
 use crate::audit::{Request, audit};
+use crate::encoding::{Text, guarded};
 use crate::error::{Error, OrRaise};
 use crate::settings;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
@@ -16,7 +17,7 @@ fn snowflake_audit(
     // A name is a C string in a fixed number of bytes.
     column_name: Option<&CStr>,
     created_column: Option<&CStr>,
-    worker_ids: Option<&str>,
+    worker_ids: Option<Text>,
     since: Option<TimestampWithTimeZone>,
     sample: Option<f64>,
     tolerance: Option<Interval>,
@@ -39,11 +40,11 @@ fn snowflake_audit(
         relation,
         column,
         created: created_column,
-        workers: worker_ids.map(|text| settings::parse_ranges(text, layout).or_raise()),
+        workers: worker_ids.map(|text| settings::parse_ranges(&text, layout).or_raise()),
         since,
         share: sample.unwrap_or(1.0),
         // Below 0 it is none.
         tolerance: tolerance.map_or(0, |tolerance| tolerance.as_micros()).try_into().unwrap_or(0),
     };
-    audit(request, layout).map(TableIterator::new)
+    guarded(|| audit(request, layout)).map(TableIterator::new)
 }

@@ -1,5 +1,6 @@
 //! Reading ids, and packing them from their fields.
 
+use crate::encoding::Text;
 use crate::error::{Error, OrRaise};
 use crate::row::DecodedId;
 use crate::settings;
@@ -17,11 +18,11 @@ fn snowflake_decode(id: i64) -> DecodedId {
 #[pg_extern(sql = false)]
 fn snowflake_decode_as(
     id: Option<i64>,
-    layout: Option<&str>,
+    layout: Option<Text>,
     epoch: Option<TimestampWithTimeZone>,
 ) -> Option<DecodedId> {
     let (id, layout) = (id?, layout?);
-    Some(named(layout, epoch).and_then(|layout| decode(&layout, id)).or_raise())
+    Some(named(&layout, epoch).and_then(|layout| decode(&layout, id)).or_raise())
 }
 
 #[pg_extern(sql = false)]
@@ -32,11 +33,11 @@ fn snowflake_timestamp(id: i64) -> TimestampWithTimeZone {
 #[pg_extern(sql = false)]
 fn snowflake_timestamp_as(
     id: Option<i64>,
-    layout: Option<&str>,
+    layout: Option<Text>,
     epoch: Option<TimestampWithTimeZone>,
 ) -> Option<TimestampWithTimeZone> {
     let (id, layout) = (id?, layout?);
-    Some(named(layout, epoch).and_then(|layout| timestamp(&layout, id)).or_raise())
+    Some(named(&layout, epoch).and_then(|layout| timestamp(&layout, id)).or_raise())
 }
 
 #[pg_extern(sql = false)]

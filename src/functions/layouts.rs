@@ -1,6 +1,7 @@
 //! What layouts there are, and which one is in force.
 
 use super::decode::named;
+use crate::encoding::Text;
 use crate::error::OrRaise;
 use crate::settings;
 use crate::time::from_unix;
@@ -12,13 +13,13 @@ use snowflake_core::layout::PRESETS;
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
 fn snowflake_layout(
-    layout: Option<&str>,
+    layout: Option<Text>,
     epoch: Option<TimestampWithTimeZone>,
 ) -> TableIterator<
     'static,
     (
         name!(name, Option<&'static str>),
-        name!(layout, String),
+        name!(layout, Text),
         name!(epoch, Option<TimestampWithTimeZone>),
         name!(tick, Option<Interval>),
         name!(timestamp_bits, i32),
@@ -34,7 +35,7 @@ fn snowflake_layout(
 > {
     let in_force = || settings::layout().or_raise();
     let layout = match (layout, epoch) {
-        (Some(layout), epoch) => named(layout, epoch).or_raise(),
+        (Some(layout), epoch) => named(&layout, epoch).or_raise(),
         (None, None) => *in_force(),
         (None, epoch) => named(&in_force().to_string(), epoch).or_raise(),
     };
@@ -43,7 +44,7 @@ fn snowflake_layout(
     let ticks_per_second = 1_000_000.0 / layout.tick_length() as f64;
     TableIterator::once((
         preset.map(|preset| preset.name),
-        layout.to_string(),
+        Text(layout.to_string()),
         from_unix(layout.epoch()).ok(),
         Interval::new(0, 0, layout.tick_length() as i64).ok(),
         layout.bits(Field::Timestamp) as i32,

@@ -2,6 +2,7 @@
 //! replication brings and on nothing else, whatever state somebody has left them in: a dump that is
 //! restored with triggers off, or in the role of a replica, arrives as it is.
 
+use crate::encoding::Verbatim;
 use crate::error::{Error, OrRaise};
 use crate::tables::Table;
 use pgrx::prelude::*;
@@ -45,7 +46,7 @@ fn snowflake_skip_known_node<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<Row<'a>>, Box<dyn std::error::Error>> {
     let Some(new) = trigger.new().filter(|_| replicates()) else { return Ok(pass(trigger)) };
-    let node: Option<String> = new.get_by_name("node")?;
+    let node: Option<Verbatim> = new.get_by_name("node")?;
     let known = Spi::get_one_with_args::<bool>(
         &format!(
             "SELECT EXISTS (SELECT FROM ONLY {} WHERE node OPERATOR(pg_catalog.=) $1)",
@@ -66,7 +67,7 @@ fn snowflake_skip_replicated<'a>(
 
 thread_local! {
     /// The rows of tables that are being emptied.
-    static KEPT: RefCell<HashMap<String, String>> = RefCell::default();
+    static KEPT: RefCell<HashMap<String, Verbatim>> = RefCell::default();
     /// Whether rows are being put back, which no other server has sent.
     static PUTTING_BACK: Cell<bool> = const { Cell::new(false) };
 }
@@ -104,7 +105,7 @@ fn snowflake_keep_rows<'a>(
                  FROM ONLY {table} AS t"
             );
             // Whatever an aborted one has left behind is replaced.
-            let rows = Spi::get_one::<String>(&rows)?.unwrap_or_else(|| "[]".to_owned());
+            let rows = Spi::get_one::<Verbatim>(&rows)?.unwrap_or_else(|| Verbatim(b"[]".to_vec()));
             KEPT.with_borrow_mut(|kept| kept.insert(table, rows));
         }
         _ => {

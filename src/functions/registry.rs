@@ -1,6 +1,7 @@
 //! A database as the registry of worker ids: what nodes call, with the rights of the extension's
 //! owner. They are STABLE or VOLATILE as the statements in them are.
 
+use crate::encoding::{Verbatim, guarded};
 use crate::error::{Error, OrRaise};
 use crate::tables::REGISTRY;
 use pgrx::prelude::*;
@@ -21,7 +22,7 @@ fn snowflake_registry_read(
         (
             name!(number, Option<i64>),
             name!(revision, Option<i64>),
-            name!(record, Option<String>),
+            name!(record, Option<Verbatim>),
             name!(alive, Option<bool>),
         ),
     >,
@@ -32,10 +33,14 @@ fn snowflake_registry_read(
          FROM ONLY {} WHERE $1 IS NULL OR number = $1",
         table(pg_sys::AccessShareLock)
     );
-    let rows: Vec<_> = Spi::connect(|client| {
-        let rows = client.select(&select, None, &[of_number.into()])?;
-        rows.map(|row| Ok::<_, spi::Error>((row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+    let rows: Vec<_> = guarded(|| {
+        Spi::connect(|client| {
+            let rows = client.select(&select, None, &[of_number.into()])?;
+            rows.map(|row| {
+                Ok::<_, spi::Error>((row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            })
             .collect::<Result<_, _>>()
+        })
     })?;
     Ok(TableIterator::new(rows))
 }
@@ -44,7 +49,7 @@ fn snowflake_registry_read(
 fn snowflake_registry_write(
     of_number: Option<i64>,
     revision_read: Option<i64>,
-    record: Option<&str>,
+    record: Option<Verbatim>,
 ) -> Result<bool, spi::Error> {
     let table = table(pg_sys::RowExclusiveLock);
     let statement = match revision_read {
@@ -58,9 +63,11 @@ fn snowflake_registry_write(
              ON CONFLICT DO NOTHING"
         ),
     };
-    Spi::connect_mut(|client| {
-        let values = [of_number.into(), revision_read.into(), record.into()];
-        client.update(&statement, None, &values).map(|done| !done.is_empty())
+    guarded(|| {
+        Spi::connect_mut(|client| {
+            let values = [of_number.into(), revision_read.into(), record.into()];
+            client.update(&statement, None, &values).map(|done| !done.is_empty())
+        })
     })
 }
 
@@ -71,7 +78,9 @@ fn snowflake_registry_announce(of_number: i64, seconds: f64) -> Result<(), spi::
          WHERE number = $1",
         table(pg_sys::RowExclusiveLock)
     );
-    Spi::connect_mut(|client| {
-        client.update(&update, None, &[of_number.into(), seconds.into()]).map(drop)
+    guarded(|| {
+        Spi::connect_mut(|client| {
+            client.update(&update, None, &[of_number.into(), seconds.into()]).map(drop)
+        })
     })
 }

@@ -1,5 +1,6 @@
 //! Text forms of ids.
 
+use crate::encoding::Text;
 use crate::error::{Error, OrRaise, TextForm};
 use pgrx::prelude::*;
 use snowflake_core::{TextError, text};
@@ -10,8 +11,8 @@ fn snowflake_base62(id: i64) -> String {
 }
 
 #[pg_extern(sql = false)]
-fn snowflake_from_base62(text: &str) -> i64 {
-    read(TextForm::Base62, text, text::from_base62)
+fn snowflake_from_base62(text: Text) -> i64 {
+    read(TextForm::Base62, &text, text::from_base62)
 }
 
 #[pg_extern(sql = false)]
@@ -20,8 +21,8 @@ fn snowflake_base32(id: i64) -> String {
 }
 
 #[pg_extern(sql = false)]
-fn snowflake_from_base32(text: &str) -> i64 {
-    read(TextForm::Base32, text, text::from_base32)
+fn snowflake_from_base32(text: Text) -> i64 {
+    read(TextForm::Base32, &text, text::from_base32)
 }
 
 fn read(form: TextForm, text: &str, read: impl Fn(&str) -> Result<i64, TextError>) -> i64 {

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::signals;
+use crate::encoding::{self, Text};
 use crate::error::Error;
 use crate::settings;
 use crate::tables::{self, HIGH_WATER_MARKS, Unusable};
@@ -51,8 +52,12 @@ const SESSION: &[(&CStr, &CStr)] = &[
 
 /// Connects this process, as the superuser that made the cluster. Where the database does not
 /// exist, PostgreSQL ends the process.
-pub(super) fn connect(database: &str) {
-    BackgroundWorker::connect_worker_to_spi(Some(database), None);
+pub(super) fn connect(database: &CStr) {
+    // SAFETY: a C string, for the length of the call; null stands for the superuser. The one thread
+    // of this process calls it once.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnection(database.as_ptr(), std::ptr::null(), 0);
+    }
     for (name, value) in SESSION {
         set(name, value);
     }
@@ -153,7 +158,9 @@ pub(super) fn read() -> Result<Vec<Record>, Failure> {
 }
 
 fn record(row: &SpiHeapTupleData<'_>) -> Result<Record, spi::Error> {
-    let text = |column| Ok::<_, spi::Error>(row.get::<String>(column)?.unwrap_or_default());
+    let text = |column| {
+        Ok::<_, spi::Error>(row.get::<Text>(column)?.map_or_else(String::new, |text| text.0))
+    };
     let time = |column| {
         let time = row.get::<TimestampWithTimeZone>(column)?;
         Ok::<_, spi::Error>(time.map_or(0, to_unix))
@@ -175,8 +182,8 @@ fn record(row: &SpiHeapTupleData<'_>) -> Result<Record, spi::Error> {
         host: text(11)?,
         data_directory: text(12)?,
         lease: row
-            .get::<String>(13)?
-            .map(|nonce| Ok::<_, spi::Error>(KeptLease { nonce, until: time(14)? }))
+            .get::<Text>(13)?
+            .map(|nonce| Ok::<_, spi::Error>(KeptLease { nonce: nonce.0, until: time(14)? }))
             .transpose()?,
         drained: row.get(15)?.unwrap_or(false),
     })
@@ -191,19 +198,19 @@ pub(super) fn write(record: &Record) -> Result<(), Failure> {
     with_extension(|| {
         let table = writable()?;
         let values = [
-            record.node.to_string().into(),
+            text(&record.node.to_string()).into(),
             record.reserved_until.into(),
             integer(record.number.datacenter_id).into(),
             integer(record.number.worker_id).into(),
-            record.layout.as_str().into(),
+            text(&record.layout).into(),
             time(record.epoch).into(),
             i64::from(record.timeline).into(),
             time(record.updated_at).into(),
-            record.boot_id.as_str().into(),
+            text(&record.boot_id).into(),
             time(record.booted_at).into(),
-            record.host.as_str().into(),
-            record.data_directory.as_str().into(),
-            record.lease.as_ref().map(|lease| lease.nonce.as_str()).into(),
+            text(&record.host).into(),
+            text(&record.data_directory).into(),
+            record.lease.as_ref().map(|lease| text(&lease.nonce)).into(),
             record.lease.as_ref().and_then(|lease| time(lease.until)).into(),
             record.drained.into(),
         ];
@@ -228,8 +235,8 @@ pub(super) fn amend(
     with_extension(|| {
         let table = writable()?;
         let values = [
-            node.to_string().into(),
-            lease.map(|lease| lease.nonce.as_str()).into(),
+            text(&node.to_string()).into(),
+            lease.map(|lease| text(&lease.nonce)).into(),
             until.into(),
             drained.into(),
         ];
@@ -269,12 +276,16 @@ fn create_extension() -> Result<(), Failure> {
         return Err(Failure::SchemaTaken);
     }
     created?;
-    log!(
-        "snowflake_id: created extension {} in database \"{}\"",
-        tables::EXTENSION,
-        settings::database()
+    let (extension, database) = (tables::EXTENSION, settings::database());
+    encoding::say(
+        PgLogLevel::LOG,
+        &format!("snowflake_id: created extension {extension} in database \"{database}\""),
     );
     Ok(())
+}
+
+fn text(text: &str) -> Text {
+    Text(text.to_owned())
 }
 
 impl Display for Failure {

@@ -14,6 +14,7 @@ mod lease;
 mod samples;
 mod signals;
 
+use crate::encoding;
 use crate::error::Error;
 use crate::report::{Report, State, Verdict};
 use crate::settings::{self, OnCopy};
@@ -103,7 +104,7 @@ fn connect(report: &Report) {
         return;
     }
     report.failed_connections.store(failed.saturating_add(1), Ordering::Relaxed);
-    high_water::connect(&settings::database());
+    high_water::connect(&settings::database_name());
     report.failed_connections.store(0, Ordering::Relaxed);
     // SAFETY: both are set for the life of the process.
     let (pid, latch) = unsafe { (pg_sys::MyProcPid, pg_sys::MyLatch) };
@@ -316,7 +317,8 @@ impl Keeper {
         }
         let failed = failed.or_else(|| self.forget_samples(reading).err());
         if let Some(failure) = failed.as_ref().filter(|_| !self.samples_failed) {
-            warning!("snowflake_id: samples cannot be written or deleted: {failure}");
+            let text = format!("snowflake_id: samples cannot be written or deleted: {failure}");
+            encoding::say(PgLogLevel::WARNING, &text);
         }
         self.samples_failed = failed.is_some();
     }
@@ -924,13 +926,16 @@ impl Keeper {
         if let Err(failure) = written {
             // The old record stands: the next start is as after a crash.
             let verdict = Verdict::from(failure);
-            log!("snowflake_id: could not record the last id: {}", verdict.text);
+            let text = format!("snowflake_id: could not record the last id: {}", verdict.text);
+            encoding::say(PgLogLevel::LOG, &text);
             return;
         }
         // Not before: the node must know itself that its lease ends sooner now.
         let until = self.kept.as_ref().map_or(0, |kept| kept.until);
         if let Err(error) = self.lessee.release(until, FAREWELL) {
-            log!("snowflake_id: the lease was not given back, and ends by itself: {error}");
+            let text =
+                format!("snowflake_id: the lease was not given back, and ends by itself: {error}");
+            encoding::say(PgLogLevel::LOG, &text);
         }
     }
 }
