@@ -257,7 +257,7 @@ fn keep(about: &About<'_>, found: &[Row]) -> Result<(), spi::Error> {
         return Ok(());
     }
     // Each of them: a list of rights is satisfied by any.
-    let rights = ["INSERT", "DELETE"].map(|right| may(&AUDITS, right));
+    let rights = ["SELECT", "INSERT", "DELETE"].map(|right| may(&AUDITS, right));
     if !rights.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().all(|may| may) {
         Error::AuditNotKept.report(PgLogLevel::NOTICE, "");
         return Ok(());

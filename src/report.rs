@@ -254,7 +254,7 @@ const RESUME: u32 = 2;
 pub(crate) struct Ticket(u64);
 
 /// Texts are cut to this many words of eight bytes.
-const TEXT_WORDS: usize = 40;
+const TEXT_WORDS: usize = 64;
 
 fn words_of(text: &str) -> [u64; 1 + TEXT_WORDS] {
     let mut end = text.len().min(TEXT_WORDS * 8);

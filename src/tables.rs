@@ -9,7 +9,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::encoding::{self, Text};
+use crate::encoding::{Text, from_server};
 use pgrx::prelude::*;
 use pgrx::{PgList, PgRelation, PgTupleDesc};
 use std::ffi::{CStr, CString, c_char};
@@ -24,10 +24,13 @@ pub(crate) struct Table {
     name: &'static str,
     /// Names and types.
     columns: &'static [(&'static str, pg_sys::Oid)],
+    /// Whether it has a primary key that its use rests on.
+    has_key: bool,
 }
 
 pub(crate) const HIGH_WATER_MARKS: Table = Table {
     name: "high_water_marks",
+    has_key: false,
     columns: &[
         ("node", pg_sys::TEXTOID),
         ("reserved_until", pg_sys::INT8OID),
@@ -49,6 +52,7 @@ pub(crate) const HIGH_WATER_MARKS: Table = Table {
 
 pub(crate) const SAMPLES: Table = Table {
     name: "samples",
+    has_key: false,
     columns: &[
         ("id", pg_sys::INT8OID),
         ("sampled_at", pg_sys::TIMESTAMPTZOID),
@@ -60,6 +64,7 @@ pub(crate) const SAMPLES: Table = Table {
 
 pub(crate) const REGISTRY: Table = Table {
     name: "registry",
+    has_key: true,
     columns: &[
         ("number", pg_sys::INT8OID),
         ("revision", pg_sys::INT8OID),
@@ -70,6 +75,7 @@ pub(crate) const REGISTRY: Table = Table {
 
 pub(crate) const AUDITS: Table = Table {
     name: "audits",
+    has_key: false,
     columns: &[
         ("relation", pg_sys::REGCLASSOID),
         ("column_name", pg_sys::NAMEOID),
@@ -119,21 +125,38 @@ impl Changed {
 }
 
 /// What was changed in a table, and what puts it right.
+#[derive(Clone, Debug)]
 enum Change {
     /// It is missing, or not the extension's.
     Missing,
-    Trigger(String),
-    Rule(String),
+    /// It is no table, or one of another access method.
+    Kind,
+    Partition,
+    /// What is in it does not outlast a crash.
+    NotPermanent,
     RowSecurity,
     Children,
     Check(String),
-    /// A column that is missing, new, of another type, or has a default.
-    Column(String),
+    Rule(String),
+    Trigger(String),
+    /// That of a constraint, of a foreign key for example.
+    InternalTrigger,
+    Column(String, Column),
     Index(String),
-    /// It is no table, or one of another access method.
-    Kind,
-    /// What is in it does not outlast a crash.
-    NotPermanent,
+    ExclusionConstraint(String),
+    /// Its primary key is missing.
+    Key,
+}
+
+/// What is not as it should be with a column.
+#[derive(Clone, Copy, Debug)]
+enum Column {
+    Missing(pg_sys::Oid),
+    New,
+    Type(pg_sys::Oid),
+    Default,
+    Identity,
+    Computed,
 }
 
 impl Change {
@@ -142,16 +165,23 @@ impl Change {
         const RUNS: &str =
             "Using it could run what somebody else has made, with the rights of a superuser.";
         let quoted = |name: &String| pgrx::spi::quote_identifier(name);
-        let anew = || format!("DROP EXTENSION {EXTENSION}; CREATE EXTENSION {EXTENSION};");
+        let drop_constraint =
+            |name: &String| format!("ALTER TABLE {table} DROP CONSTRAINT {};", quoted(name));
         let (what, undo) = match self {
-            Self::Missing => ("It is missing, or not the extension's.".to_owned(), anew()),
-            Self::Trigger(name) => (
-                format!("It has a trigger \"{name}\"."),
-                format!("DROP TRIGGER {} ON {table};", quoted(name)),
+            Self::Missing => (
+                "It is missing, or not the extension's.".to_owned(),
+                format!("DROP TABLE IF EXISTS {table}; DROP EXTENSION {EXTENSION};"),
             ),
-            Self::Rule(name) => (
-                format!("It has a rule \"{name}\"."),
-                format!("DROP RULE {} ON {table};", quoted(name)),
+            Self::Kind => {
+                ("It is not an ordinary table.".to_owned(), format!("DROP EXTENSION {EXTENSION};"))
+            }
+            Self::Partition => (
+                "It is a partition.".to_owned(),
+                format!("ALTER TABLE ... DETACH PARTITION {table};"),
+            ),
+            Self::NotPermanent => (
+                "It is unlogged: a crash would empty it, or has.".to_owned(),
+                format!("ALTER TABLE {table} SET LOGGED;"),
             ),
             Self::RowSecurity => (
                 "It has row-level security.".to_owned(),
@@ -161,29 +191,84 @@ impl Change {
                 "Another table inherits from it, or did.".to_owned(),
                 format!("ALTER TABLE ... NO INHERIT {table}; ANALYZE {table};"),
             ),
-            Self::Check(name) => (
-                format!("It has a constraint \"{name}\"."),
-                format!("ALTER TABLE {table} DROP CONSTRAINT {};", quoted(name)),
+            Self::Check(name) => {
+                (format!("It has a constraint \"{name}\"."), drop_constraint(name))
+            }
+            Self::Rule(name) => (
+                format!("It has a rule \"{name}\"."),
+                format!("DROP RULE {} ON {table};", quoted(name)),
             ),
-            Self::Column(name) => (
-                format!("Its column \"{name}\" is not the one that the extension has made."),
-                format!("ALTER TABLE {table} ...; see \\d {table}"),
+            Self::Trigger(name) => (
+                format!("It has a trigger \"{name}\"."),
+                format!("DROP TRIGGER {} ON {table};", quoted(name)),
+            ),
+            Self::InternalTrigger => (
+                "It has a foreign key, or is referenced by one.".to_owned(),
+                format!(
+                    "ALTER TABLE ... DROP CONSTRAINT ...; which one: SELECT conrelid::regclass, conname FROM pg_constraint WHERE contype = 'f' AND '{table}'::regclass IN (conrelid, confrelid);"
+                ),
+            ),
+            Self::Column(name, Column::Missing(type_id)) => (
+                format!("Its column \"{name}\" is missing."),
+                format!("ALTER TABLE {table} ADD COLUMN {name} {};", type_name(*type_id)),
+            ),
+            Self::Column(name, Column::New) => (
+                format!("It has a column \"{name}\" that is not the extension's."),
+                format!("ALTER TABLE {table} DROP COLUMN {};", quoted(name)),
+            ),
+            Self::Column(name, Column::Type(type_id)) => (
+                format!("Its column \"{name}\" has another type."),
+                format!(
+                    "ALTER TABLE {table} ALTER COLUMN {name} TYPE {0} USING {name}::{0};",
+                    type_name(*type_id)
+                ),
+            ),
+            Self::Column(name, Column::Default) => (
+                format!("Its column \"{name}\" has a default."),
+                format!("ALTER TABLE {table} ALTER COLUMN {} DROP DEFAULT;", quoted(name)),
+            ),
+            Self::Column(name, Column::Identity) => (
+                format!("Its column \"{name}\" is an identity."),
+                format!("ALTER TABLE {table} ALTER COLUMN {} DROP IDENTITY;", quoted(name)),
+            ),
+            Self::Column(name, Column::Computed) => (
+                format!("Its column \"{name}\" is computed."),
+                format!("ALTER TABLE {table} ALTER COLUMN {} DROP EXPRESSION;", quoted(name)),
             ),
             Self::Index(name) => (
                 format!("Its index \"{name}\" evaluates an expression, or is of a foreign kind."),
                 format!("DROP INDEX {EXTENSION}.{};", quoted(name)),
             ),
-            Self::Kind => ("It is not an ordinary table.".to_owned(), anew()),
-            Self::NotPermanent => (
-                "It is unlogged: a crash would empty it.".to_owned(),
-                format!("ALTER TABLE {table} SET LOGGED;"),
+            Self::ExclusionConstraint(name) => {
+                (format!("It has a constraint \"{name}\"."), drop_constraint(name))
+            }
+            Self::Key => (
+                "Its primary key is missing: one worker id could be leased twice.".to_owned(),
+                format!("ALTER TABLE {table} ADD PRIMARY KEY (number);"),
             ),
         };
         let what = match self {
-            Self::NotPermanent => what,
+            Self::NotPermanent | Self::Missing | Self::Key => what,
             _ => format!("{what} {RUNS}"),
         };
         Changed { table: table.to_owned(), what, undo }
+    }
+}
+
+/// A type's name in SQL, of those that the tables have.
+fn type_name(type_id: pg_sys::Oid) -> &'static str {
+    match type_id {
+        pg_sys::INT4OID => "integer",
+        pg_sys::INT8OID => "bigint",
+        pg_sys::BOOLOID => "boolean",
+        pg_sys::FLOAT8OID => "double precision",
+        pg_sys::TIMESTAMPTZOID => "timestamptz",
+        pg_sys::INTERVALOID => "interval",
+        pg_sys::JSONBOID => "jsonb",
+        pg_sys::NAMEOID => "name",
+        pg_sys::REGCLASSOID => "regclass",
+        pg_sys::INT8ARRAYOID => "bigint[]",
+        _ => "text",
     }
 }
 
@@ -260,35 +345,51 @@ impl Table {
 
     /// What of it is not as its script has made it, and could run something of others.
     fn change(&self, relation: &PgRelation, extension: pg_sys::Oid) -> Option<Change> {
-        let Seen { change, triggers, indexes } = Seen::of(relation);
-        if change.is_some() {
-            return change;
-        }
-        if let Some(column) = self.changed_column(relation) {
-            return Some(Change::Column(column));
-        }
+        let Seen { change, triggers, indexes, has_key } = Seen::of(relation);
         let is_foreign = |trigger: &Trigger| {
             trigger.conditional || owner(pg_sys::ProcedureRelationId, trigger.function) != extension
         };
-        match triggers.into_iter().find(is_foreign) {
-            Some(trigger) => Some(Change::Trigger(trigger.name)),
-            None => indexes.into_iter().find_map(changed_index),
-        }
+        let trigger = || match triggers.into_iter().find(is_foreign) {
+            Some(Trigger { internal: true, .. }) => Some(Change::InternalTrigger),
+            other => other.map(|trigger| Change::Trigger(trigger.name)),
+        };
+        change
+            .or_else(|| self.changed_column(relation))
+            .or_else(trigger)
+            .or_else(|| indexes.into_iter().find_map(changed_index))
+            .or_else(|| (self.has_key && !has_key).then_some(Change::Key))
     }
 
     /// A column that is not as its script has made it.
-    fn changed_column(&self, relation: &PgRelation) -> Option<String> {
+    fn changed_column(&self, relation: &PgRelation) -> Option<Change> {
         let found = PgTupleDesc::from_relation(relation);
         let mut expected = self.columns.iter();
         for column in found.iter().filter(|column| !column.attisdropped) {
-            let same = expected.next().is_some_and(|(name, type_id)| {
-                text_of(column) == *name && column.atttypid == *type_id
-            });
-            if !same || column.atthasdef || column.attgenerated != 0 || column.attidentity != 0 {
-                return Some(text_of(column));
-            }
+            let what = match expected.next() {
+                Some((name, type_id)) if column.name() == *name => {
+                    if column.atttypid != *type_id {
+                        Column::Type(*type_id)
+                    } else if column.attidentity != 0 {
+                        Column::Identity
+                    } else if column.attgenerated != 0 {
+                        Column::Computed
+                    } else if column.atthasdef {
+                        Column::Default
+                    } else {
+                        continue;
+                    }
+                }
+                Some((name, type_id)) if !found.iter().any(|other| other.name() == *name) => {
+                    return Some(Change::Column((*name).to_owned(), Column::Missing(*type_id)));
+                }
+                _ => Column::New,
+            };
+            return Some(Change::Column(column.name().to_owned(), what));
         }
-        expected.next().map(|(name, _)| (*name).to_owned())
+        let missing = |(name, type_id): &(&str, _)| {
+            Change::Column((*name).to_owned(), Column::Missing(*type_id))
+        };
+        expected.next().map(missing)
     }
 }
 
@@ -297,6 +398,8 @@ struct Trigger {
     function: pg_sys::Oid,
     /// Whether it evaluates a condition.
     conditional: bool,
+    /// Whether PostgreSQL has made it for a constraint.
+    internal: bool,
 }
 
 /// What the cache says of a table. It is copied before anything else is looked up: that can have
@@ -305,6 +408,7 @@ struct Seen {
     change: Option<Change>,
     triggers: Vec<Trigger>,
     indexes: Vec<pg_sys::Oid>,
+    has_key: bool,
 }
 
 impl Seen {
@@ -316,11 +420,10 @@ impl Seen {
             let entry = &*relation.as_ptr();
             let class = &*entry.rd_rel;
             let constraints = (*entry.rd_att).constr;
-            if class.relkind as u8 != pg_sys::RELKIND_RELATION
-                || class.relispartition
-                || is_foreign(class.relam)
-            {
+            if class.relkind as u8 != pg_sys::RELKIND_RELATION || is_foreign(class.relam) {
                 change = Some(Change::Kind);
+            } else if class.relispartition {
+                change = Some(Change::Partition);
             } else if class.relpersistence as u8 != pg_sys::RELPERSISTENCE_PERMANENT {
                 change = Some(Change::NotPermanent);
             } else if class.relrowsecurity {
@@ -337,6 +440,7 @@ impl Seen {
                     name: text(trigger.tgname),
                     function: trigger.tgfoid,
                     conditional: !trigger.tgqual.is_null(),
+                    internal: trigger.tgisinternal,
                 }));
             }
             let rules = entry.rd_rules;
@@ -348,7 +452,9 @@ impl Seen {
         let indexes = unsafe {
             PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(relation.as_ptr()))
         };
-        Self { change, triggers, indexes: indexes.iter_oid().collect() }
+        // SAFETY: as above; making the list has found the key.
+        let has_key = unsafe { (*relation.as_ptr()).rd_pkindex } != pg_sys::InvalidOid;
+        Self { change, triggers, indexes: indexes.iter_oid().collect(), has_key }
     }
 }
 
@@ -371,12 +477,14 @@ fn changed_index(index: pg_sys::Oid) -> Option<Change> {
             !pg_sys::heap_attisnull(row, attribute as i32, std::ptr::null_mut())
         };
         let families = std::slice::from_raw_parts(entry.rd_opfamily, form.indnkeyatts as usize);
-        let changed = form.indisexclusion
-            || is_foreign((*entry.rd_rel).relam)
+        if form.indisexclusion {
+            return Some(Change::ExclusionConstraint(relation.name().to_owned()));
+        }
+        let changed = is_foreign((*entry.rd_rel).relam)
             || families.iter().copied().any(is_foreign)
             || has(pg_sys::Anum_pg_index_indexprs)
             || has(pg_sys::Anum_pg_index_indpred);
-        changed.then(|| Change::Index(text((*entry.rd_rel).relname.data.as_ptr())))
+        changed.then(|| Change::Index(relation.name().to_owned()))
     }
 }
 
@@ -396,14 +504,9 @@ fn rule_name(rule: pg_sys::Oid) -> String {
     name.ok().flatten().map_or_else(String::new, |name| name.0)
 }
 
-fn text_of(column: &pg_sys::FormData_pg_attribute) -> String {
-    // SAFETY: a name ends with a zero.
-    unsafe { text(column.attname.data.as_ptr()) }
-}
-
 /// # Safety
 /// A C string.
 unsafe fn text(name: *const c_char) -> String {
     // SAFETY: as the caller says.
-    encoding::from_server(unsafe { CStr::from_ptr(name) })
+    from_server(unsafe { CStr::from_ptr(name) })
 }

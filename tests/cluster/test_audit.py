@@ -963,7 +963,7 @@ def test_another_encoding(start_server, connect):
     server.psql("CREATE EXTENSION snowflake_id")
     server.psql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     connection = connect(server, "latin")
-    connection.execute('CREATE EXTENSION snowflake_id; CREATE TABLE "kn\u00f6pfe" ("schl\u00fcssel" bigint, wann timestamptz)')
+    connection.execute('CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_node; CREATE TABLE "kn\u00f6pfe" ("schl\u00fcssel" bigint, wann timestamptz)')
     connection.execute('INSERT INTO "kn\u00f6pfe" VALUES (1), (1)')
     result = {"rows": (2, None), "duplicate": (1, [1])}
     assert found(audit(connection, """'"kn\u00f6pfe"', 'schl\u00fcssel', 'wann'""")) == result
