@@ -8,6 +8,7 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import re
 import socket
 import subprocess
@@ -930,20 +931,45 @@ def test_failures_and_secrets(installation, start_registry, certificates, start_
     assert SECRET not in node.server.log
 
 
+UNUSABLE = "the file that password_file names cannot be used: "
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.SCHEME)
-def test_password_files(installation, start_registry, start_node, kind):
-    """A password that is not in the address can be set by a reload, and be changed without one."""
+def test_password_files(installation, start_registry, start_node, connect, kind):
+    """A password that is not in the address can be set by a reload, and be changed without one.
+
+    What is no password is not sent: a registry's address is not to be a way to other files of the server.
+    """
     registry = start_registry(kind, password=f"right-{SECRET}")
     file = installation.directory() / "password"
     address = registry.address("here", password_file=file).replace(f":right-{SECRET}@", "@")
     assert SECRET not in address
     start_node(registry.address("here"))
     node = start_node(None, worker_id=5)
+    node.sql("CREATE ROLE app LOGIN")
+    app = connect(node.server, user="app")
     node.configure(worker_id=None, registry=address)
-    eventually(lambda: re.search(f"{file} cannot be used: No such file", node.status().registry_trouble or ""))
-    for password in "wrong", "right":
-        file.write_text(f"{password}-{SECRET}\n")
+
+    def write(text, mode=0o600):
+        file.unlink(missing_ok=True)
+        with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_EXCL, mode), "w") as open_file:
+            os.fchmod(open_file.fileno(), mode)
+            open_file.write(text)
         installation.hand_over(file)
+
+    key = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+    for prepare, trouble in [
+        (lambda: None, "No such file"),
+        (lambda: os.mkfifo(file), "it is no regular file"),
+        (lambda: write(f"right-{SECRET}\n", 0o640), "its mode is 0640 and must be 0600 or 0400"),
+        (lambda: write(key), "it holds more than one line"),
+        (lambda: write(SECRET * 1000), "it is larger than 1024 bytes"),
+    ]:
+        prepare()
+        eventually(lambda trouble=trouble: re.search(f"^{UNUSABLE}{trouble}", node.status().registry_trouble or ""))
+        assert str(file.parent) not in str(app.execute("SELECT * FROM snowflake_status").fetchone())
+    for password in "wrong", "right":
+        write(f"{password}-{SECRET}\n", 0o400)
         if password == "wrong":
             eventually(lambda: re.search(" refuses: ", node.status().registry_trouble or ""))
     eventually(lambda: node.number() not in (None, 5))

@@ -2,11 +2,13 @@
 
 use crate::error::Error;
 use crate::etcd::EtcdAddress;
+use crate::file::{Care, File};
 use crate::holder::Terms;
 use crate::postgres::PostgresAddress;
 use crate::store::Provider;
 use crate::zookeeper::ZooKeeperAddress;
 use percent_encoding::percent_decode_str;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where a registry is, and how to get in. Reading one contacts nobody.
 ///
@@ -51,10 +53,17 @@ impl Address {
 }
 
 /// A password, or the file that holds it.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Password {
+#[derive(Clone)]
+pub(crate) struct Password {
+    source: Source,
+    /// The one that was read last: a registry may know it.
+    read: Arc<Mutex<String>>,
+}
+
+#[derive(Clone)]
+enum Source {
     Here(String),
-    InFile(String),
+    InFile(File),
 }
 
 /// The option that names the file.
@@ -63,21 +72,35 @@ pub(crate) const PASSWORD_FILE: &str = "password_file";
 impl Password {
     /// One of both; else what is wrong.
     pub(crate) fn of(here: Option<String>, file: Option<&str>) -> Result<Self, String> {
-        match (here, file) {
-            (Some(here), None) => Ok(Self::Here(here)),
-            (None, Some(file)) => Ok(Self::InFile(file.to_owned())),
-            _ => Err("a user has a password: user:password@, or password_file=/file".to_owned()),
-        }
+        let source = match (here, file) {
+            (Some(here), None) => Source::Here(here),
+            (None, Some(file)) => Source::InFile(File::new(PASSWORD_FILE, file, Care::Password)),
+            _ => {
+                return Err(
+                    "a user has a password: user:password@, or password_file=/file".to_owned()
+                );
+            }
+        };
+        Ok(Self { source, read: Arc::default() })
     }
 
-    /// The password. A file is read anew each time, without the end of its line.
-    pub(crate) fn read(&self) -> Result<String, Error> {
-        match self {
-            Self::Here(password) => Ok(password.clone()),
-            Self::InFile(file) => std::fs::read_to_string(file)
-                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                .map_err(|error| Error::file(file, &error)),
-        }
+    /// The password. A file is read anew each time.
+    pub(crate) async fn read(&self) -> Result<String, Error> {
+        let password = match &self.source {
+            Source::Here(password) => password.clone(),
+            Source::InFile(file) => file.password().await?,
+        };
+        self.last().clone_from(&password);
+        Ok(password)
+    }
+
+    /// An error, should the registry have repeated in it the password that it was shown.
+    pub(crate) fn hide(&self, error: Error) -> Error {
+        error.without(&self.last())
+    }
+
+    fn last(&self) -> MutexGuard<'_, String> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,7 +114,7 @@ pub(crate) fn refuse_half_a_password(rest: &str) -> Result<(), &'static str> {
 }
 
 /// The parts of `scheme://user:password@host:port,host:port/path?name=value&name=value`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) user: Option<(String, Password)>,
     /// Host and port of each.
@@ -141,6 +164,10 @@ impl Parts {
         Ok(Self { user, hosts, path: format!("/{path}"), options })
     }
 
+    pub(crate) fn password(&self) -> Option<&Password> {
+        self.user.as_ref().map(|(_, password)| password)
+    }
+
     pub(crate) fn option(&self, name: &str) -> Option<&str> {
         self.options.iter().find(|(option, _)| option == name).map(|(_, value)| &**value)
     }
@@ -176,8 +203,10 @@ mod tests {
     fn an_address_of_several_hosts() {
         let text = "etcd://me:a%3Ab%40c@one,two:1234,[::1]:99,[::2]/a/b%20c/?cacert=%2Fx&key=y";
         let parts = Parts::parse(text, 2379, &["cacert", "key"]).unwrap();
-        let password = Password::Here("a:b@c".to_owned());
-        assert!(parts.user == Some(("me".to_owned(), password)));
+        let Some((user, Password { source: Source::Here(password), .. })) = &parts.user else {
+            panic!("no password");
+        };
+        assert_eq!((&**user, &**password), ("me", "a:b@c"));
         let hosts: Vec<_> = parts.hosts.iter().map(|(host, port)| (&**host, *port)).collect();
         assert_eq!(hosts, [("one", 2379), ("two", 1234), ("[::1]", 99), ("[::2]", 2379)]);
         assert_eq!(parts.path, "/a/b c");

@@ -1,45 +1,47 @@
 //! Why there is no lease.
 
+use crate::words::Words;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// Why there is no lease. The texts hold no password.
+/// Why there is no lease. Everybody may see it: it names no password and no path, and what others
+/// wrote is in [`Words`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The registry cannot be reached, or does not answer.
     Unreachable {
         /// Host and port, or what else names it.
-        place: String,
+        place: Words,
         /// In words.
-        why: String,
+        why: Words,
     },
     /// It answers, and will not.
     Refused {
         /// Host and port, or what else names it.
-        place: String,
+        place: Words,
         /// In words.
-        why: String,
+        why: Words,
     },
     /// A file that the address names cannot be used.
     File {
-        /// Its path.
-        path: String,
+        /// The option of the address that names it.
+        option: &'static str,
         /// In words.
-        why: String,
+        why: Words,
     },
     /// It holds what no node has written.
     Foreign {
         /// Where.
-        key: String,
+        key: Words,
         /// In words.
-        why: String,
+        why: Words,
     },
     /// It holds leases for another layout.
     OtherLayout {
         /// Where.
-        key: String,
+        key: Words,
         /// That layout.
-        layout: String,
+        layout: Words,
         /// Its epoch, in microseconds since the Unix epoch.
         epoch: i64,
     },
@@ -60,7 +62,9 @@ impl fmt::Display for Error {
         match self {
             Self::Unreachable { place, why } => write!(f, "{place} cannot be reached: {why}"),
             Self::Refused { place, why } => write!(f, "{place} refuses: {why}"),
-            Self::File { path, why } => write!(f, "{path} cannot be used: {why}"),
+            Self::File { option, why } => {
+                write!(f, "the file that {option} names cannot be used: {why}")
+            }
             Self::Foreign { key, why } => write!(f, "{key} is no lease: {why}"),
             Self::OtherLayout { key, layout, .. } => {
                 write!(f, "{key} is a lease for another layout: {layout}")
@@ -78,8 +82,29 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
-    pub(crate) fn file(path: &str, why: &impl fmt::Display) -> Self {
-        Self::File { path: path.to_owned(), why: why.to_string() }
+    pub(crate) fn unreachable(place: &str, why: impl fmt::Display) -> Self {
+        Self::Unreachable { place: Words::of(place), why: Words::of(why) }
+    }
+
+    pub(crate) fn refused(place: &str, why: impl fmt::Display) -> Self {
+        Self::Refused { place: Words::of(place), why: Words::of(why) }
+    }
+
+    pub(crate) fn foreign(key: &str, why: impl fmt::Display) -> Self {
+        Self::Foreign { key: Words::of(key), why: Words::of(why) }
+    }
+
+    /// The same, should a registry have repeated a secret that it was shown.
+    pub(crate) fn without(mut self, secret: &str) -> Self {
+        match &mut self {
+            Self::Unreachable { why, .. } | Self::Refused { why, .. } => *why = why.without(secret),
+            Self::Foreign { key, why: text, .. } | Self::OtherLayout { key, layout: text, .. } => {
+                *key = key.without(secret);
+                *text = text.without(secret);
+            }
+            Self::File { .. } | Self::Exhausted { .. } => (),
+        }
+        self
     }
 }
 

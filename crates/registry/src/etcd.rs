@@ -6,7 +6,7 @@ use crate::address::Parts;
 use crate::error::{Error, root_cause};
 use crate::holder::Terms;
 use crate::store::{Entry, Store, share, within};
-use crate::tls::Files;
+use crate::tls::{self, Files};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::redirect::Policy;
@@ -28,11 +28,13 @@ impl fmt::Debug for EtcdAddress {
     }
 }
 
+/// The options for TLS, as etcdctl calls them.
+const FILES: tls::Names = ["cacert", "cert", "key"];
+
 impl EtcdAddress {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let parts = Parts::parse(text, 2379, &["cacert", "cert", "key"])?;
-        let [cacert, cert, key] = ["cacert", "cert", "key"].map(|name| parts.option(name));
-        let tls = Files::of(cacert, cert, key, "cacert")?;
+        let parts = Parts::parse(text, 2379, &FILES)?;
+        let tls = Files::of(FILES, |name| parts.option(name).map(str::to_owned))?;
         Ok(Self { parts, tls })
     }
 
@@ -67,7 +69,15 @@ struct Refusal {
 const UNAUTHENTICATED: u64 = 16;
 
 impl EtcdStore {
-    fn client(&mut self) -> Result<Client, Error> {
+    /// An error as others may see it.
+    pub(crate) fn hide(&self, error: Error) -> Error {
+        match self.address.parts.password() {
+            Some(password) => password.hide(error),
+            None => error,
+        }
+    }
+
+    async fn client(&mut self) -> Result<Client, Error> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
@@ -75,7 +85,7 @@ impl EtcdStore {
         // password goes where the address says, and nowhere else.
         let mut builder = Client::builder().no_proxy().redirect(Policy::none());
         if let Some(files) = &self.address.tls {
-            builder = builder.use_preconfigured_tls(files.read()?).https_only(true);
+            builder = builder.use_preconfigured_tls(files.read().await?).https_only(true);
         }
         let client = builder.build().map_err(|error| self.unreachable(self.first, &error))?;
         Ok(self.client.insert(client).clone())
@@ -87,7 +97,7 @@ impl EtcdStore {
     }
 
     fn unreachable(&self, endpoint: usize, error: &reqwest::Error) -> Error {
-        Error::Unreachable { place: self.place(endpoint), why: root_cause(error) }
+        Error::unreachable(&self.place(endpoint), root_cause(error))
     }
 
     /// Sends a request to one endpoint.
@@ -101,7 +111,7 @@ impl EtcdStore {
         let (host, port) = &self.address.parts.hosts[endpoint];
         let scheme = if self.address.tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{host}:{port}/v3/{path}");
-        let client = self.client()?;
+        let client = self.client().await?;
         let place = self.place(endpoint);
         let share = share(self.address.parts.hosts.len());
         let answer = within(&place, share, async {
@@ -146,24 +156,21 @@ impl EtcdStore {
                 Err(error) => last = last.or(Some(error)),
             }
         }
-        Err(last.unwrap_or_else(|| Error::Unreachable {
-            place: "etcd".to_owned(),
-            why: "the address names no host".to_owned(),
-        }))
+        Err(last.unwrap_or_else(|| Error::unreachable("etcd", "the address names no host")))
     }
 
     async fn call_at(&mut self, endpoint: usize, path: &str, body: &Value) -> Result<Value, Error> {
-        let refused = |place, refusal: Refusal| match refusal.status {
+        let refused = |place: String, refusal: Refusal| match refusal.status {
             // etcd without a leader, among others.
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                Error::Unreachable { place, why: refusal.message }
+                Error::unreachable(&place, refusal.message)
             }
-            _ => Error::Refused { place, why: refusal.message },
+            _ => Error::refused(&place, refusal.message),
         };
         loop {
             let fresh = self.token.is_none();
             if let Some((name, password)) = self.address.parts.user.clone().filter(|_| fresh) {
-                let body = json!({"name": name, "password": password.read()?});
+                let body = json!({"name": name, "password": password.read().await?});
                 let answer = self.send(endpoint, "auth/authenticate", &body, None).await?;
                 let answer = answer.map_err(|refusal| refused(self.place(endpoint), refusal))?;
                 self.token = answer["token"].as_str().map(str::to_owned);
@@ -181,8 +188,7 @@ impl EtcdStore {
     async fn grant(&mut self) -> Result<String, Error> {
         let answer = self.call("lease/grant", &json!({"TTL": self.ttl.to_string()})).await?;
         answer["ID"].as_str().map(str::to_owned).ok_or_else(|| {
-            let why = "it granted a lease without a number".to_owned();
-            Error::Refused { place: self.place(self.first), why }
+            Error::refused(&self.place(self.first), "it granted a lease without a number")
         })
     }
 
@@ -193,7 +199,7 @@ impl EtcdStore {
 
     fn entry(&self, pair: &Value) -> Result<Entry, Error> {
         let key = text_of(&pair["key"]);
-        let foreign = |why: &str| Error::Foreign { key: key.clone(), why: why.to_owned() };
+        let foreign = |why| Error::foreign(&key, why);
         let number = key.rsplit('/').next().and_then(|number| number.parse().ok());
         let number = number.filter(|&number| self.key("leases", number) == key);
         Ok(Entry {

@@ -143,8 +143,8 @@ impl Holder {
                 });
             });
             if std::panic::catch_unwind(work).is_err() {
-                let why = "the thread that keeps the lease has failed".to_owned();
-                let error = Error::Unreachable { place: "the registry".to_owned(), why };
+                let why = "the thread that keeps the lease has failed";
+                let error = Error::unreachable("the registry", why);
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let since = since.as_micros() as i64;
                 lock(&shared).trouble = Some(Trouble { since, error });
@@ -174,10 +174,7 @@ impl Holder {
     /// takes the number before that. Waits for so long at most.
     pub fn release(&self, until: i64, at_most: Duration) -> Result<(), Error> {
         let (done, answer) = std_mpsc::channel();
-        let unanswered = || Error::Unreachable {
-            place: "the registry".to_owned(),
-            why: "no answer in time".to_owned(),
-        };
+        let unanswered = || Error::unreachable("the registry", "no answer in time");
         self.commands.send(Command::Release { until, done }).map_err(|_| unanswered())?;
         answer.recv_timeout(at_most).map_err(|_| unanswered())?
     }
@@ -207,7 +204,7 @@ const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(4);
 
 fn slow() -> Error {
     let why = format!("no answer within {} s", HEARTBEAT_PATIENCE.as_secs());
-    Error::Unreachable { place: "the registry".to_owned(), why }
+    Error::unreachable("the registry", why)
 }
 
 struct Thread<N> {

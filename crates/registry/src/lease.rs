@@ -16,6 +16,7 @@
 use crate::error::Error;
 use crate::record::{Record, State};
 use crate::store::{Entry, Store};
+use crate::words::Words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
@@ -148,8 +149,7 @@ pub async fn take(
 const TRIES: u32 = 100;
 
 fn not_kept() -> Error {
-    let why = "it does not keep what is written".to_owned();
-    Error::Refused { place: "the registry".to_owned(), why }
+    Error::refused("the registry", "it does not keep what is written")
 }
 
 /// Announces a holder for the first time. Where that fails, the number is taken nevertheless; the
@@ -223,7 +223,7 @@ fn judge(found: Option<&Record>, tenure: &Tenure) -> Fate {
         // The registry has forgotten it. A claim has no older right to show.
         return if mine.state == State::Claimed { Fate::Followed } else { Fate::Kept };
     };
-    let contested = Fate::Contested { by: found.clone() };
+    let contested = Fate::Contested { by: found.shown() };
     if found.nonce == mine.nonce {
         // What another process writes by the same nonce is that of a virtual machine that was
         // cloned while it ran: it goes on as this one.
@@ -248,7 +248,7 @@ async fn look(store: &mut impl Store, number: u64) -> Result<Option<(Entry, Reco
 }
 
 fn record_of(entry: &Entry) -> Result<Record, Error> {
-    Record::from_json(&entry.value).map_err(|why| Error::Foreign { key: entry.key.clone(), why })
+    Record::from_json(&entry.value).map_err(|why| Error::foreign(&entry.key, why))
 }
 
 /// All records. One that cannot be read, or is for another layout, might be of any number.
@@ -257,7 +257,8 @@ fn read(entries: Vec<Entry>, taker: &Taker) -> Result<Vec<(Entry, Record)>, Erro
         let record = record_of(&entry)?;
         if record.layout != taker.layout || record.epoch != taker.epoch {
             let Record { layout, epoch, .. } = record;
-            return Err(Error::OtherLayout { key: entry.key, layout, epoch });
+            let (key, layout) = (Words::of(entry.key), Words::of(layout));
+            return Err(Error::OtherLayout { key, layout, epoch });
         }
         Ok((entry, record))
     };
@@ -323,9 +324,7 @@ fn free<'a>(
 /// What no other record has, on any machine.
 pub fn new_nonce() -> Result<String, Error> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Error::Unreachable {
-        place: "the system's source of random numbers".to_owned(),
-        why: error.to_string(),
-    })?;
+    let source = "the system's source of random numbers";
+    getrandom::fill(&mut bytes).map_err(|error| Error::unreachable(source, error))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

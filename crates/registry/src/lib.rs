@@ -22,12 +22,14 @@
 mod address;
 mod error;
 mod etcd;
+mod file;
 mod holder;
 pub mod lease;
 mod postgres;
 mod record;
 mod store;
 mod tls;
+mod words;
 mod zookeeper;
 
 pub use address::Address;
@@ -35,3 +37,4 @@ pub use error::Error;
 pub use holder::{Contested, Held, Holder, Now, Status, Terms, Trouble};
 pub use record::{Record, State};
 pub use store::{Entry, Memory, Provider, Store};
+pub use words::Words;

@@ -4,8 +4,9 @@ use crate::address::{PASSWORD_FILE, Password, refuse_half_a_password};
 use crate::error::{Error, root_cause};
 use crate::holder::Terms;
 use crate::store::{Entry, PATIENCE, Store, share, within};
-use crate::tls::Files;
+use crate::tls::{self, Files};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::collections::BTreeMap;
 use std::fmt;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{Host, SslMode};
@@ -35,19 +36,23 @@ impl fmt::Debug for PostgresAddress {
     }
 }
 
+/// The options for TLS, as libpq calls them.
+const FILES: tls::Names = ["sslrootcert", "sslcert", "sslkey"];
+
 impl PostgresAddress {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         // The options of libpq for TLS are not the library's.
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
-        let (mut mode, mut roots, mut certificate, mut key) = (None, None, None, None);
+        let mut mode = None;
+        let mut files = BTreeMap::new();
         let mut file = None;
         let mut others = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "sslmode" => mode = Some(value),
-                "sslrootcert" => roots = Some(value),
-                "sslcert" => certificate = Some(value),
-                "sslkey" => key = Some(value),
+                name if FILES.contains(&name) => {
+                    files.insert(name.to_owned(), value.into_owned());
+                }
                 PASSWORD_FILE => file = Some(value),
                 // Not in a form's encoding: for the library '+' is no space.
                 _ => others.push(format!(
@@ -57,8 +62,7 @@ impl PostgresAddress {
                 )),
             }
         }
-        let tls =
-            Files::of(roots.as_deref(), certificate.as_deref(), key.as_deref(), "sslrootcert")?;
+        let tls = Files::of(FILES, |name| files.get(name).cloned())?;
         match (mode.as_deref(), &tls) {
             (None, _) | (Some("disable"), None) | (Some("verify-full"), Some(_)) => (),
             _ => {
@@ -137,6 +141,14 @@ impl Drop for Connection {
 }
 
 impl PostgresStore {
+    /// An error as others may see it.
+    pub(crate) fn hide(&self, error: Error) -> Error {
+        match self.address.password.as_ref() {
+            Some(password) => password.hide(error),
+            None => error,
+        }
+    }
+
     /// Connects to the first host that lets itself be used.
     async fn connect(&mut self) -> Result<Connection, Error> {
         let hosts = self.address.hosts.len();
@@ -156,7 +168,7 @@ impl PostgresStore {
         let mut config = hosts[self.first].config.clone();
         config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         if let Some(password) = password {
-            config.password(password.read()?);
+            config.password(password.read().await?);
         }
         let failed = |error| self.error(&error);
         let (client, task) = match tls {
@@ -165,7 +177,7 @@ impl PostgresStore {
                 (client, tokio::spawn(connection).abort_handle())
             }
             Some(files) => {
-                let tls = MakeRustlsConnect::new(files.read()?);
+                let tls = MakeRustlsConnect::new(files.read().await?);
                 let (client, connection) = config.connect(tls).await.map_err(failed)?;
                 (client, tokio::spawn(connection).abort_handle())
             }
@@ -223,18 +235,18 @@ impl PostgresStore {
     }
 
     fn refused(&self, why: &str) -> Error {
-        Error::Refused { place: self.place().to_owned(), why: why.to_owned() }
+        Error::refused(self.place(), why)
     }
 
     fn error(&self, error: &tokio_postgres::Error) -> Error {
-        let place = self.place().to_owned();
+        let place = self.place();
         // Server's words are no secret, and say more than the library's.
         match error.as_db_error() {
             Some(error) if *error.code() == SqlState::CANNOT_CONNECT_NOW => {
-                Error::Unreachable { place, why: error.message().to_owned() }
+                Error::unreachable(place, error.message())
             }
-            Some(error) => Error::Refused { place, why: error.message().to_owned() },
-            None => Error::Unreachable { place, why: root_cause(error) },
+            Some(error) => Error::refused(place, error.message()),
+            None => Error::unreachable(place, root_cause(error)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a registry says of one number.
 
+use crate::words::Words;
 use serde::{Deserialize, Serialize};
 
 /// Who may use a number, and for ids of which time. As JSON it is the value in the registry.
@@ -47,6 +48,12 @@ impl Record {
     /// The value in the registry.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The same, as it may be shown.
+    pub(crate) fn shown(&self) -> Self {
+        let shown = |text: &str| Words::of(text).to_string();
+        Self { node: shown(&self.node), host: shown(&self.host), ..self.clone() }
     }
 
     /// Reads a value; else what is wrong with it.

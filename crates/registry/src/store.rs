@@ -50,7 +50,7 @@ pub(crate) async fn within<T>(
 ) -> Result<T, Error> {
     tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
         let why = format!("no answer within {} s", patience.as_secs_f32());
-        Err(Error::Unreachable { place: place.to_owned(), why })
+        Err(Error::unreachable(place, why))
     })
 }
 
@@ -138,9 +138,9 @@ pub enum Provider {
 macro_rules! each {
     ($provider:expr, $store:ident => $call:expr) => {
         match $provider {
-            Provider::Postgres($store) => $call.await,
-            Provider::Etcd($store) => $call.await,
-            Provider::ZooKeeper($store) => $call.await,
+            Provider::Postgres($store) => $call.await.map_err(|error| $store.hide(error)),
+            Provider::Etcd($store) => $call.await.map_err(|error| $store.hide(error)),
+            Provider::ZooKeeper($store) => $call.await.map_err(|error| $store.hide(error)),
             Provider::Memory($store) => $call.await,
         }
     };

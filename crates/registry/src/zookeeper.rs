@@ -52,6 +52,14 @@ pub struct ZooKeeperStore {
 const AT_ONCE: usize = 200;
 
 impl ZooKeeperStore {
+    /// An error as others may see it.
+    pub(crate) fn hide(&self, error: Error) -> Error {
+        match self.address.parts.password() {
+            Some(password) => password.hide(error),
+            None => error,
+        }
+    }
+
     async fn connect(&self, credentials: Option<&str>) -> Result<Client, ZooKeeperError> {
         let mut connector = Client::connector().with_session_timeout(self.session);
         if let Some(credentials) = credentials {
@@ -66,9 +74,9 @@ impl ZooKeeperStore {
     }
 
     /// User and password as ZooKeeper's scheme "digest" wants them.
-    fn credentials(&self) -> Result<Option<String>, Error> {
+    async fn credentials(&self) -> Result<Option<String>, Error> {
         let Some((user, password)) = &self.address.parts.user else { return Ok(None) };
-        Ok(Some(format!("{user}:{}", password.read()?)))
+        Ok(Some(format!("{user}:{}", password.read().await?)))
     }
 
     /// The client does not say why it could not connect: each host by itself does.
@@ -83,10 +91,8 @@ impl ZooKeeperStore {
                 reasons.push(reason);
             }
         }
-        Error::Unreachable {
-            place: format!("ZooKeeper at {}", self.address.ensemble),
-            why: reasons.join(", "),
-        }
+        let place = format!("ZooKeeper at {}", self.address.ensemble);
+        Error::unreachable(&place, reasons.join(", "))
     }
 
     fn acls(&self) -> Acls<'static> {
@@ -103,12 +109,11 @@ impl ZooKeeperStore {
 
     fn error(&self, error: &ZooKeeperError) -> Error {
         let place = format!("ZooKeeper at {}", self.address.ensemble);
-        let why = error.to_string();
         match error {
             ZooKeeperError::NoAuth | ZooKeeperError::AuthFailed | ZooKeeperError::InvalidAcl => {
-                Error::Refused { place, why }
+                Error::refused(&place, error)
             }
-            _ => Error::Unreachable { place, why },
+            _ => Error::unreachable(&place, error),
         }
     }
 
@@ -124,7 +129,7 @@ impl ZooKeeperStore {
         let (client, value) = within(&place, PATIENCE, async {
             let client = match client {
                 Some(client) => client,
-                None => match self.connect(self.credentials()?.as_deref()).await {
+                None => match self.connect(self.credentials().await?.as_deref()).await {
                     Ok(client) => client,
                     Err(ZooKeeperError::NoHosts) => return Err(self.unreachable().await),
                     Err(error) => return Err(self.error(&error)),
@@ -145,7 +150,7 @@ impl ZooKeeperStore {
     fn number(&self, name: &str) -> Result<u64, Error> {
         let key = format!("{}/{name}", self.path("leases"));
         let number = name.parse().ok().filter(|&number| self.node("leases", number) == key);
-        number.ok_or_else(|| Error::Foreign { key, why: "the key names no number".to_owned() })
+        number.ok_or_else(|| Error::foreign(&key, "the key names no number"))
     }
 
     fn entry(&self, number: u64, value: &[u8], version: i32) -> Entry {

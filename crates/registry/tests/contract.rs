@@ -462,12 +462,12 @@ async fn what_no_node_wrote_is_named_and_left_alone() {
     let revision = store.get(7).await.unwrap().map(|entry| entry.revision);
     assert_eq!(store.swap(7, revision, &format).await, Ok(true));
     let error = try_take(&mut store, &taker("b", 9), NOW).await.unwrap_err();
-    assert!(matches!(error, Error::Foreign { why, .. } if why == "format 2 instead of 1"));
+    assert!(matches!(error, Error::Foreign { why, .. } if *why == *"format 2 instead of 1"));
 
     let layout = Record { layout: "another".to_owned(), ..tenure.record.clone() };
     overwrite(&mut store, 7, &layout).await;
     let error = try_take(&mut store, &taker("b", 9), NOW).await.unwrap_err();
-    assert!(matches!(error, Error::OtherLayout { layout, epoch: 5, .. } if layout == "another"));
+    assert!(matches!(error, Error::OtherLayout { layout, epoch: 5, .. } if *layout == *"another"));
     let epoch = Record { epoch: 6, ..tenure.record.clone() };
     overwrite(&mut store, 7, &epoch).await;
     let error = try_take(&mut store, &taker("b", 9), NOW).await.unwrap_err();
