@@ -184,15 +184,39 @@ class Etcd(Registry):
     SCHEME = "etcd"
     OPTIONS = ("cacert", "cert", "key")
 
-    def __init__(self, installation, certificates=None, password=None):
+    def __init__(self, installation, certificates=None, password=None, tokens="simple"):
         super().__init__(installation, certificates, password)
         self._guarded = False
+        self._tokens = tokens
+        if tokens == "jwt":
+            self._keys = self._make_keys()
 
     def start(self):
         super().start()
         if self._password and not self._guarded:
             self._guard()
             self._guarded = True
+
+    def ask(self, path, **body):
+        """One of etcd's calls, as its root user where it asks for users."""
+        try:
+            token = self._request("POST", "/v3/auth/authenticate", name="root", password=self._password)["token"]
+        except http.client.HTTPException as error:
+            if "authentication is not enabled" not in str(error):
+                raise
+            token = None
+        return self._request("POST", path, token, **body)
+
+    def change_password(self, password):
+        """From now on nodes need another password. The address has the old one."""
+        self.ask("/v3/auth/user/changepw", name=self.USER, password=password)
+
+    def _make_keys(self):
+        """A pair of keys by which it signs its tokens: files of the public and the private one."""
+        public, private = self._directory / "jwt.pub", self._directory / "jwt.key"
+        self._installation.run("openssl", "genrsa", "-out", private, "2048")
+        self._installation.run("openssl", "rsa", "-in", private, "-pubout", "-out", public)
+        return public, private
 
     def _command(self):
         scheme = "https" if self._certificates else "http"
@@ -202,6 +226,9 @@ class Etcd(Registry):
         command += ["--listen-peer-urls", f"http://{HOST}:0", "--unsafe-no-fsync"]
         # The cheapest check of a password; the usual one takes some 0.1 s of a processor.
         command += ["--bcrypt-cost", "4"]
+        if self._tokens == "jwt":
+            public, private = self._keys
+            command += ["--auth-token", f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=1h"]
         if files := self._certificates:
             command += ["--cert-file", files.server, "--key-file", files.server_key]
             command += ["--client-cert-auth", "--trusted-ca-file", files.authority]
@@ -225,7 +252,7 @@ class Etcd(Registry):
         self._request("POST", "/v3/auth/role/grant", name="nodes", perm=keys)
         self._request("POST", "/v3/auth/enable")
 
-    def _request(self, method, path, **body):
+    def _request(self, method, path, token=None, **body):
         if files := self._certificates:
             context = ssl.create_default_context(cafile=files.authority)
             context.load_cert_chain(files.client, files.client_key)
@@ -233,7 +260,8 @@ class Etcd(Registry):
         else:
             connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
         with contextlib.closing(connection):
-            connection.request(method, path, json.dumps(body) if method == "POST" else None)
+            headers = {"Authorization": token} if token else {}
+            connection.request(method, path, json.dumps(body) if method == "POST" else None, headers)
             answer = connection.getresponse()
             text = answer.read().decode()
         if answer.status != 200:

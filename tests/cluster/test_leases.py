@@ -985,10 +985,16 @@ def test_password_files(installation, start_registry, start_node, connect, kind)
         (f"consul://node:{SECRET}@host/x", "The known registries are postgres://, etcd:// and zookeeper://."),
         (f"etcd://node:{SECRET}@host", "It ends with a path, for example /snowflake."),
         (f"etcd://node:{SECRET}@host:{SECRET}/x", "A port is a number from 1 to 65535."),
-        (f"etcd://node:{SECRET}@host/x?{SECRET}=1", "Its options are cacert, cert, key, password_file."),
+        ("etcd://host/x?foo=3", "There is no option foo; the options are cacert, cert, key, password_file."),
+        # What follows a ? in a password is no option.
+        (f"etcd://node:1/x?{SECRET}@host/x", "There is no option ...; the options are cacert, cert, key, password_file."),
         (f"zookeeper://{SECRET}@host/x", "A user has a password: user:password@, or password_file=/file."),
-        (f"zookeeper://node:{SECRET}@host/x?{SECRET}=1", "Its options are password_file."),
+        (f"zookeeper://node:{SECRET}@host/x?foo=3", "There is no option foo; the options are password_file."),
         (f"postgres://node:{SECRET}@host:{SECRET}/x", "It is not an address of a PostgreSQL database."),
+        (
+            f"postgres://node:{SECRET}@host/x?connect_timeout=3",
+            "There is no option connect_timeout; the options are sslrootcert, sslcert, sslkey, sslmode, target_session_attrs, password_file.",
+        ),
         (f"postgres://node:{SECRET}@host/x?sslmode=require", "With sslrootcert, sslmode is verify-full; without it, disable."),
     ],
 )

@@ -113,6 +113,42 @@ pub(crate) fn refuse_half_a_password(rest: &str) -> Result<(), &'static str> {
     }
 }
 
+/// The options behind an address: `name=value&name=value`.
+#[derive(Clone)]
+pub(crate) struct Options(Vec<(String, String)>);
+
+impl Options {
+    /// Those that are known, beside `password_file`, each of them once; else which one is not.
+    pub(crate) fn parse(query: &str, known: &[&str]) -> Result<Self, String> {
+        let known: Vec<_> = known.iter().copied().chain([PASSWORD_FILE]).collect();
+        let mut options: Vec<(String, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
+            if !known.contains(&&*name) {
+                // What a ? in a password begins is no option, and not to be shown.
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+                let shown = !query.contains('@') && name.len() <= 40 && name.chars().all(is_name);
+                let name = if shown { &*name } else { "..." };
+                return Err(format!(
+                    "there is no option {name}; the options are {}",
+                    known.join(", ")
+                ));
+            }
+            if options.iter().any(|(other, _)| *other == name) {
+                return Err(format!("the option {name} is there twice"));
+            }
+            if value.is_empty() {
+                return Err(format!("the option {name} is empty"));
+            }
+            options.push((name, value));
+        }
+        Ok(Self(options))
+    }
+
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(option, _)| option == name).map(|(_, value)| &**value)
+    }
+}
+
 /// The parts of `scheme://user:password@host:port,host:port/path?name=value&name=value`.
 #[derive(Clone)]
 pub(crate) struct Parts {
@@ -121,7 +157,7 @@ pub(crate) struct Parts {
     pub(crate) hosts: Vec<(String, u16)>,
     /// With its first slash and without the last one; at least one name.
     pub(crate) path: String,
-    pub(crate) options: Vec<(String, String)>,
+    pub(crate) options: Options,
 }
 
 impl Parts {
@@ -142,14 +178,8 @@ impl Parts {
         if path.split('/').any(bad) {
             return Err("it ends with a path, for example /snowflake".to_owned());
         }
-        let options: Vec<(String, String)> =
-            form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let known: Vec<_> = known.iter().copied().chain([PASSWORD_FILE]).collect();
-        if options.iter().any(|(name, _)| !known.contains(&&**name)) {
-            return Err(format!("its options are {}", known.join(", ")));
-        }
-        let option = |name| options.iter().find(|(option, _)| option == name);
-        let file = option(PASSWORD_FILE).map(|(_, file)| &**file);
+        let options = Options::parse(query, known)?;
+        let file = options.value(PASSWORD_FILE);
         let user = match user {
             Some(user) => {
                 let (name, password) = match user.split_once(':') {
@@ -166,10 +196,6 @@ impl Parts {
 
     pub(crate) fn password(&self) -> Option<&Password> {
         self.user.as_ref().map(|(_, password)| password)
-    }
-
-    pub(crate) fn option(&self, name: &str) -> Option<&str> {
-        self.options.iter().find(|(option, _)| option == name).map(|(_, value)| &**value)
     }
 }
 
@@ -210,8 +236,8 @@ mod tests {
         let hosts: Vec<_> = parts.hosts.iter().map(|(host, port)| (&**host, *port)).collect();
         assert_eq!(hosts, [("one", 2379), ("two", 1234), ("[::1]", 99), ("[::2]", 2379)]);
         assert_eq!(parts.path, "/a/b c");
-        assert_eq!(parts.option("cacert"), Some("/x"));
-        assert_eq!(parts.option("cert"), None);
+        assert_eq!(parts.options.value("cacert"), Some("/x"));
+        assert_eq!(parts.options.value("cert"), None);
     }
 
     #[test]
@@ -235,8 +261,29 @@ mod tests {
             ("etcd://a:secret@host:0/a", "it names no host"),
             ("zookeeper://a:secret@one,,two/a", "it names no host"),
             ("etcd://a:%ff@host/a", "it is not UTF-8 after %XX has been replaced"),
-            ("etcd://a:secret@host/a?ca=x", "its options are cacert, cert, key, password_file"),
-            ("zookeeper://a:secret@host/a?ca=x", "its options are password_file"),
+            (
+                "etcd://a:secret@host/a?ca=x",
+                "there is no option ca; the options are cacert, cert, key, password_file",
+            ),
+            (
+                "zookeeper://a:secret@host/a?cacert=x",
+                "there is no option cacert; the options are password_file",
+            ),
+            (
+                "postgres://a:secret@host/a?connect_timeout=3",
+                "there is no option connect_timeout; the options are sslrootcert, sslcert, sslkey, sslmode, target_session_attrs, password_file",
+            ),
+            // It may be the end of a password.
+            (
+                "zookeeper://a:99/x?secret@host/a",
+                "there is no option ...; the options are password_file",
+            ),
+            ("etcd://host/a?key=x&key=secret", "the option key is there twice"),
+            ("etcd://host/a?key=", "the option key is empty"),
+            (
+                "postgres://host/a?target_session_attrs=secret",
+                "target_session_attrs is read-write, or any",
+            ),
         ] {
             assert_eq!(Address::parse(text).unwrap_err(), complaint, "{text}");
         }

@@ -22,6 +22,15 @@ pub enum Error {
         /// In words.
         why: Words,
     },
+    /// What answers there is something else, or does not do what a registry does.
+    NoRegistry {
+        /// Host and port, or what else names it.
+        place: Words,
+        /// In words.
+        why: Words,
+    },
+    /// Each number that was free was taken by others in the moment before.
+    Outrun,
     /// A file that the address names cannot be used.
     File {
         /// The option of the address that names it.
@@ -62,6 +71,10 @@ impl fmt::Display for Error {
         match self {
             Self::Unreachable { place, why } => write!(f, "{place} cannot be reached: {why}"),
             Self::Refused { place, why } => write!(f, "{place} refuses: {why}"),
+            Self::NoRegistry { place, why } => {
+                write!(f, "{place} is none, by its answer: {why}")
+            }
+            Self::Outrun => f.write_str("others took each worker id that was free a moment ago"),
             Self::File { option, why } => {
                 write!(f, "the file that {option} names cannot be used: {why}")
             }
@@ -82,12 +95,29 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
+    /// Whether it comes from how the node or the registry is set up, so that it comes again until
+    /// somebody does something about it.
+    pub(crate) fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::Refused { .. }
+            | Self::NoRegistry { .. }
+            | Self::File { .. }
+            | Self::Foreign { .. }
+            | Self::OtherLayout { .. } => true,
+            Self::Unreachable { .. } | Self::Outrun | Self::Exhausted { .. } => false,
+        }
+    }
+
     pub(crate) fn unreachable(place: &str, why: impl fmt::Display) -> Self {
         Self::Unreachable { place: Words::of(place), why: Words::of(why) }
     }
 
     pub(crate) fn refused(place: &str, why: impl fmt::Display) -> Self {
         Self::Refused { place: Words::of(place), why: Words::of(why) }
+    }
+
+    pub(crate) fn no_registry(place: &str, why: impl fmt::Display) -> Self {
+        Self::NoRegistry { place: Words::of(place), why: Words::of(why) }
     }
 
     pub(crate) fn foreign(key: &str, why: impl fmt::Display) -> Self {
@@ -97,12 +127,14 @@ impl Error {
     /// The same, should a registry have repeated a secret that it was shown.
     pub(crate) fn without(mut self, secret: &str) -> Self {
         match &mut self {
-            Self::Unreachable { why, .. } | Self::Refused { why, .. } => *why = why.without(secret),
+            Self::Unreachable { why, .. }
+            | Self::Refused { why, .. }
+            | Self::NoRegistry { why, .. } => *why = why.without(secret),
             Self::Foreign { key, why: text, .. } | Self::OtherLayout { key, layout: text, .. } => {
                 *key = key.without(secret);
                 *text = text.without(secret);
             }
-            Self::File { .. } | Self::Exhausted { .. } => (),
+            Self::Outrun | Self::File { .. } | Self::Exhausted { .. } => (),
         }
         self
     }
@@ -115,5 +147,26 @@ pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    advise(cause.to_string())
+}
+
+/// What to do, where a certificate is refused that other programs take.
+fn advise(why: String) -> String {
+    for (word, what, make) in [
+        (
+            "CaUsedAsEndEntity",
+            "the server's certificate is that of an authority",
+            "one with CA:FALSE, signed by the authority",
+        ),
+        (
+            "UnsupportedCertVersion",
+            "a certificate of the server is of version 1",
+            "one of version 3, with subjectAltName",
+        ),
+    ] {
+        if why.contains(word) {
+            return format!("{what} ({word}): give the server {make}");
+        }
+    }
+    why
 }

@@ -5,12 +5,14 @@
 use crate::address::Parts;
 use crate::error::{Error, root_cause};
 use crate::holder::Terms;
-use crate::store::{Entry, Store, share, within};
+use crate::net::{ANSWER, Hosts, Spot, Target};
+use crate::store::{Entry, Store};
 use crate::tls::{self, Files};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -34,39 +36,182 @@ const FILES: tls::Names = ["cacert", "cert", "key"];
 impl EtcdAddress {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let parts = Parts::parse(text, 2379, &FILES)?;
-        let tls = Files::of(FILES, |name| parts.option(name).map(str::to_owned))?;
+        let tls = Files::of(FILES, |name| parts.options.value(name).map(str::to_owned))?;
         Ok(Self { parts, tls })
     }
 
     pub(crate) fn open(self, terms: Terms) -> EtcdStore {
         let ttl = terms.presence().as_secs().max(1);
-        EtcdStore { address: self, ttl, client: None, token: None, first: 0, lease: None }
+        let place = |(name, port): &(String, u16)| {
+            (format!("etcd at {name}:{port}"), Target::Tcp(name.clone(), *port))
+        };
+        let hosts = Hosts::new(self.parts.hosts.iter().map(place));
+        EtcdStore { address: self, hosts, ttl, session: None, lease: None }
     }
 }
 
 /// The keys below a prefix.
 pub struct EtcdStore {
     address: EtcdAddress,
+    hosts: Hosts,
     /// How long an announcement counts: seconds.
     ttl: u64,
-    client: Option<Client>,
-    /// What etcd gave for user and password.
-    token: Option<String>,
-    /// The endpoint that answered last.
-    first: usize,
+    session: Option<Session>,
     /// The etcd lease, for which number it was announced.
     lease: Option<(String, u64)>,
 }
 
-/// What etcd answers to a call that it does not carry out.
-struct Refusal {
-    status: StatusCode,
-    code: u64,
-    message: String,
+/// What is kept of an etcd between calls.
+struct Session {
+    /// Its connections go to one address, with certificates as the files were.
+    client: Client,
+    url: String,
+    place: String,
+    /// What etcd gave for user and password, if it wanted them.
+    token: Option<String>,
 }
 
-/// "Unauthenticated" in gRPC: the token has run out, or is of another run of the server.
-const UNAUTHENTICATED: u64 = 16;
+/// What etcd answers to the calls here, each of which fills a part of it. Read into this and no more,
+/// an answer takes little more room than it has bytes.
+#[derive(Deserialize)]
+struct Answer {
+    header: Option<Header>,
+    result: Option<KeptAlive>,
+    token: Option<String>,
+    #[serde(default)]
+    kvs: Vec<Pair>,
+    #[serde(default)]
+    succeeded: bool,
+    #[serde(rename = "ID")]
+    id: Option<String>,
+}
+
+/// What every answer has.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "cluster_id")]
+    _cluster: String,
+}
+
+#[derive(Deserialize)]
+struct KeptAlive {
+    header: Header,
+    #[serde(rename = "TTL", default)]
+    ttl: String,
+}
+
+/// A key and its value, in base64. Numbers of 64 bits are texts in this JSON.
+#[derive(Deserialize)]
+struct Pair {
+    key: String,
+    mod_revision: String,
+    #[serde(default)]
+    value: String,
+}
+
+/// What it answers to one that it does not carry out.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Refusal {
+    message: Option<String>,
+    error: Option<String>,
+}
+
+/// How etcd refuses to give a token while it wants none.
+const NO_AUTHENTICATION: &str = "authentication is not enabled";
+
+impl EtcdAddress {
+    /// Gets ready to speak with one address, and gets a token if etcd wants one.
+    async fn session(&self, place: &str, host: usize, spot: &Spot) -> Result<Session, Error> {
+        let (name, port) = &self.parts.hosts[host];
+        // Proxies of the environment that the server was started in are for others. And a
+        // password goes where the address says, and nowhere else.
+        let mut builder = Client::builder().no_proxy().redirect(Policy::none());
+        if let Spot::Tcp(address) = spot {
+            builder = builder.resolve(name, *address);
+        }
+        let scheme = match &self.tls {
+            Some(files) => {
+                builder = builder.use_preconfigured_tls(files.read().await?).https_only(true);
+                "https"
+            }
+            None => "http",
+        };
+        let client = builder.build();
+        let client = client.map_err(|error| Error::unreachable(place, root_cause(&error)))?;
+        let url = format!("{scheme}://{name}:{port}/v3");
+        let mut session = Session { client, url, place: place.to_owned(), token: None };
+        if let Some((name, password)) = &self.parts.user {
+            let body = json!({"name": name, "password": password.read().await?});
+            match session.send("auth/authenticate", &body).await {
+                Ok(Answer { token: Some(token), .. }) => session.token = Some(token),
+                Ok(_) => return Err(Error::no_registry(place, "it gives no token")),
+                Err(Error::Refused { why, .. }) if why.contains(NO_AUTHENTICATION) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(session)
+    }
+}
+
+impl Session {
+    async fn send(&self, path: &str, body: &Value) -> Result<Answer, Error> {
+        // A token is a secret like a password.
+        let hide =
+            |error: Error| self.token.iter().fold(error, |error, token| error.without(token));
+        self.exchange(path, body).await.map_err(hide)
+    }
+
+    async fn exchange(&self, path: &str, body: &Value) -> Result<Answer, Error> {
+        let place = &self.place;
+        let failed = |error: reqwest::Error| {
+            let error = error.without_url();
+            if is_no_http(&error) {
+                return Error::no_registry(place, root_cause(&error));
+            }
+            Error::unreachable(place, root_cause(&error))
+        };
+        let mut request = self.client.post(format!("{}/{path}", self.url)).json(body);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", token);
+        }
+        let mut answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        let mut text = Vec::new();
+        while let Some(more) = answer.chunk().await.map_err(failed)? {
+            if text.len() + more.len() > ANSWER {
+                return Err(Error::no_registry(place, "its answer is too long"));
+            }
+            text.extend_from_slice(&more);
+        }
+        let nothing = || format!("{status}, and nothing that etcd would say");
+        if status.is_success() {
+            let answer: Answer = serde_json::from_slice(&text)
+                .map_err(|error| Error::no_registry(place, format!("{}: {error}", nothing())))?;
+            let result = answer.result.as_ref().map(|result| &result.header);
+            return match answer.header.as_ref().or(result) {
+                Some(_) => Ok(answer),
+                None => Err(Error::no_registry(place, nothing())),
+            };
+        }
+        let Refusal { message, error } = serde_json::from_slice(&text).unwrap_or_default();
+        let Some(why) = message.or(error) else {
+            return Err(Error::no_registry(place, nothing()));
+        };
+        Err(match status {
+            // etcd without a leader, among others.
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Error::unreachable(place, why)
+            }
+            _ => Error::refused(place, why),
+        })
+    }
+}
+
+/// Whether what was received is not HTTP.
+fn is_no_http(error: &reqwest::Error) -> bool {
+    root_cause(error).contains("invalid HTTP")
+}
 
 impl EtcdStore {
     /// An error as others may see it.
@@ -77,147 +222,46 @@ impl EtcdStore {
         }
     }
 
-    async fn client(&mut self) -> Result<Client, Error> {
-        if let Some(client) = &self.client {
-            return Ok(client.clone());
-        }
-        // Proxies of the environment that the server was started in are for others. And a
-        // password goes where the address says, and nowhere else.
-        let mut builder = Client::builder().no_proxy().redirect(Policy::none());
-        if let Some(files) = &self.address.tls {
-            builder = builder.use_preconfigured_tls(files.read().await?).https_only(true);
-        }
-        let client = builder.build().map_err(|error| self.unreachable(self.first, &error))?;
-        Ok(self.client.insert(client).clone())
-    }
-
-    fn place(&self, endpoint: usize) -> String {
-        let (host, port) = &self.address.parts.hosts[endpoint];
-        format!("etcd at {host}:{port}")
-    }
-
-    fn unreachable(&self, endpoint: usize, error: &reqwest::Error) -> Error {
-        Error::unreachable(&self.place(endpoint), root_cause(error))
-    }
-
-    /// Sends a request to one endpoint.
-    async fn send(
-        &mut self,
-        endpoint: usize,
-        path: &str,
-        body: &Value,
-        token: Option<&str>,
-    ) -> Result<Result<Value, Refusal>, Error> {
-        let (host, port) = &self.address.parts.hosts[endpoint];
-        let scheme = if self.address.tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://{host}:{port}/v3/{path}");
-        let client = self.client().await?;
-        let place = self.place(endpoint);
-        let share = share(self.address.parts.hosts.len());
-        let answer = within(&place, share, async {
-            let mut request = client.post(url).json(body);
-            if let Some(token) = token {
-                request = request.header("Authorization", token);
-            }
-            let failed = |error: reqwest::Error| self.unreachable(endpoint, &error.without_url());
-            let answer = request.send().await.map_err(failed)?;
-            let status = answer.status();
-            let answer = answer.bytes().await.map_err(failed)?;
-            let value: Value = serde_json::from_slice(&answer).unwrap_or_default();
-            if status.is_success() {
-                return Ok(Ok(value));
-            }
-            let message = value["message"].as_str().or(value["error"].as_str());
-            let unknown = || format!("{status}, and nothing that etcd would say");
-            let message = message.map_or_else(unknown, str::to_owned);
-            let code = value["code"].as_u64().unwrap_or(0);
-            Ok(Err(Refusal { status, code, message }))
-        })
-        .await;
-        if answer.is_err() {
-            // The certificates may be others now. And the server may be one that was put
-            // back: it keeps a token of its future waiting until that has come.
-            self.client = None;
-            self.token = None;
-        }
-        answer
-    }
-
-    /// One of etcd's calls, at the first endpoint that answers.
-    async fn call(&mut self, path: &str, body: &Value) -> Result<Value, Error> {
-        let mut last = None;
-        for turn in 0..self.address.parts.hosts.len() {
-            let endpoint = (self.first + turn) % self.address.parts.hosts.len();
-            match self.call_at(endpoint, path, body).await {
-                Ok(value) => {
-                    self.first = endpoint;
-                    return Ok(value);
-                }
-                Err(error) => last = last.or(Some(error)),
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::unreachable("etcd", "the address names no host")))
-    }
-
-    async fn call_at(&mut self, endpoint: usize, path: &str, body: &Value) -> Result<Value, Error> {
-        let refused = |place: String, refusal: Refusal| match refusal.status {
-            // etcd without a leader, among others.
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                Error::unreachable(&place, refusal.message)
-            }
-            _ => Error::refused(&place, refusal.message),
-        };
-        loop {
-            let fresh = self.token.is_none();
-            if let Some((name, password)) = self.address.parts.user.clone().filter(|_| fresh) {
-                let body = json!({"name": name, "password": password.read().await?});
-                let answer = self.send(endpoint, "auth/authenticate", &body, None).await?;
-                let answer = answer.map_err(|refusal| refused(self.place(endpoint), refusal))?;
-                self.token = answer["token"].as_str().map(str::to_owned);
-            }
-            let token = self.token.clone();
-            match self.send(endpoint, path, body, token.as_deref()).await? {
-                Ok(value) => return Ok(value),
-                Err(refusal) if refusal.code == UNAUTHENTICATED && !fresh => self.token = None,
-                Err(refusal) => return Err(refused(self.place(endpoint), refusal)),
-            }
-        }
+    /// One of etcd's calls.
+    async fn call(&mut self, path: &str, body: &Value) -> Result<Answer, Error> {
+        let Self { address, hosts, session, .. } = self;
+        hosts
+            .call(
+                session,
+                async |host, spot| address.session(hosts.place(host), host, spot).await,
+                async |session| session.send(path, body).await,
+            )
+            .await
     }
 
     /// An etcd lease, which ends unless it is kept alive.
     async fn grant(&mut self) -> Result<String, Error> {
         let answer = self.call("lease/grant", &json!({"TTL": self.ttl.to_string()})).await?;
-        answer["ID"].as_str().map(str::to_owned).ok_or_else(|| {
-            Error::refused(&self.place(self.first), "it granted a lease without a number")
+        answer.id.ok_or_else(|| {
+            Error::no_registry(self.hosts.last_place(), "it granted a lease without a number")
         })
     }
 
-    fn key(&self, kind: &str, number: u64) -> String {
+    fn path(&self, kind: &str, number: u64) -> String {
         // As many digits as a number of 22 bits, the widest that any layout has, needs.
         format!("{}/{kind}/{number:07}", self.address.parts.path)
     }
 
-    fn entry(&self, pair: &Value) -> Result<Entry, Error> {
-        let key = text_of(&pair["key"]);
-        let foreign = |why| Error::foreign(&key, why);
+    fn entry(&self, pair: Pair) -> Result<Entry, Error> {
+        let key = text_of(&pair.key);
         let number = key.rsplit('/').next().and_then(|number| number.parse().ok());
-        let number = number.filter(|&number| self.key("leases", number) == key);
-        Ok(Entry {
-            number: number.ok_or_else(|| foreign("the key names no number"))?,
-            revision: number_of(&pair["mod_revision"])
-                .ok_or_else(|| foreign("it has no revision"))?,
-            value: text_of(&pair["value"]),
-            alive: false,
-            key,
-        })
+        let number = number.filter(|&number| self.path("leases", number) == key);
+        let number = number.ok_or_else(|| Error::foreign(&key, "the key names no number"))?;
+        let revision = pair.mod_revision.parse();
+        let revision = revision.map_err(|_| Error::foreign(&key, "it has no revision"))?;
+        Ok(Entry { number, revision, value: text_of(&pair.value), alive: false })
     }
 
-    async fn range(&mut self, body: &Value) -> Result<Vec<Value>, Error> {
-        let answer = self.call("kv/range", body).await?;
-        Ok(answer["kvs"].as_array().cloned().unwrap_or_default())
+    async fn range(&mut self, body: &Value) -> Result<Vec<Pair>, Error> {
+        Ok(self.call("kv/range", body).await?.kvs)
     }
 
-    async fn below(&mut self, kind: &str) -> Result<Vec<Value>, Error> {
+    async fn below(&mut self, kind: &str) -> Result<Vec<Pair>, Error> {
         // All that begins with the path and a slash: '0' is the character after it.
         let path = format!("{}/{kind}", self.address.parts.path);
         let (first, end) = (encode(&format!("{path}/")), encode(&format!("{path}0")));
@@ -236,10 +280,10 @@ impl Store for EtcdStore {
         let alive = self.below("alive").await?;
         let alive: BTreeSet<_> = alive
             .iter()
-            .filter_map(|pair| text_of(&pair["key"]).rsplit('/').next()?.parse::<u64>().ok())
+            .filter_map(|pair| text_of(&pair.key).rsplit('/').next()?.parse::<u64>().ok())
             .collect();
         let pairs = self.below("leases").await?;
-        let entries = pairs.iter().map(|pair| {
+        let entries = pairs.into_iter().map(|pair| {
             let entry = self.entry(pair)?;
             Ok(Entry { alive: alive.contains(&entry.number), ..entry })
         });
@@ -247,9 +291,9 @@ impl Store for EtcdStore {
     }
 
     async fn get(&mut self, number: u64) -> Result<Option<Entry>, Error> {
-        let key = encode(&self.key("leases", number));
-        let pairs = self.range(&json!({"key": key})).await?;
-        pairs.first().map(|pair| self.entry(pair)).transpose()
+        let key = encode(&self.path("leases", number));
+        let pair = self.range(&json!({"key": key})).await?.into_iter().next();
+        pair.map(|pair| self.entry(pair)).transpose()
     }
 
     async fn swap(
@@ -258,33 +302,40 @@ impl Store for EtcdStore {
         revision: Option<i64>,
         value: &str,
     ) -> Result<bool, Error> {
-        let key = encode(&self.key("leases", number));
+        let key = encode(&self.path("leases", number));
         // Revision 0 is that of a key that does not exist.
         let revision = revision.unwrap_or(0).to_string();
         let body = json!({
             "compare": [{"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision}],
             "success": [{"request_put": {"key": key, "value": encode(value)}}],
         });
-        let answer = self.call("kv/txn", &body).await?;
-        Ok(answer["succeeded"].as_bool().unwrap_or(false))
+        Ok(self.call("kv/txn", &body).await?.succeeded)
     }
 
     async fn announce(&mut self, number: u64) -> Result<(), Error> {
         let mut lease = None;
         if let Some((last, _)) = self.lease.take_if(|(_, of)| *of == number) {
-            let answer = self.call("lease/keepalive", &json!({"ID": last})).await?;
-            let lasts = number_of(&answer["result"]["TTL"]).is_some_and(|ttl| ttl > 0);
-            lease = lasts.then_some(last);
+            let ttl = match self.call("lease/keepalive", &json!({"ID": last})).await {
+                Ok(answer) => answer.result.and_then(|result| result.ttl.parse::<i64>().ok()),
+                // It may be gone.
+                Err(Error::Refused { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            lease = ttl.is_some_and(|ttl| ttl > 0).then_some(last);
         }
         let lease = match lease {
             Some(lease) => lease,
             None => self.grant().await?,
         };
         // Each time: somebody may have deleted it.
-        let key = encode(&self.key("alive", number));
+        let key = encode(&self.path("alive", number));
         self.call("kv/put", &json!({"key": key, "lease": lease})).await?;
         self.lease = Some((lease, number));
         Ok(())
+    }
+
+    fn key(&self, number: u64) -> String {
+        self.path("leases", number)
     }
 
     async fn withdraw(&mut self, number: u64) -> Result<(), Error> {
@@ -297,12 +348,7 @@ fn encode(text: &str) -> String {
     BASE64_STANDARD.encode(text)
 }
 
-fn text_of(value: &Value) -> String {
-    let bytes = value.as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
-    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
-}
-
-/// 64-bit numbers are strings in this JSON.
-fn number_of(value: &Value) -> Option<i64> {
-    value.as_str().and_then(|text| text.parse().ok()).or(value.as_i64())
+fn text_of(base64: &str) -> String {
+    let bytes = BASE64_STANDARD.decode(base64).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -38,6 +38,15 @@ impl Terms {
         self.heartbeat / 10
     }
 
+    /// How long to wait after so many refusals in a row, the last of which is this one. Who is refused
+    /// for what is configured on either side is refused again, and each time there is a line in
+    /// the registry's log: by default 1 s, then twice as long each time, up to 30 s.
+    fn back_off(self, refusals: u32, is_held: bool) -> Duration {
+        let growing = self.retry().saturating_mul(1 << refusals.saturating_sub(1).min(16));
+        // A lease that is to be kept does not wait for so long: it may be a short one.
+        growing.min(if is_held { self.heartbeat } else { self.heartbeat * 3 })
+    }
+
     fn duration_micros(self) -> i64 {
         i64::try_from(self.duration.as_micros()).unwrap_or(i64::MAX)
     }
@@ -138,7 +147,9 @@ impl Holder {
                 runtime.block_on(async {
                     let next = Instant::now();
                     let (status, phase) = (of_thread, Phase::Seeking);
-                    let thread = Thread { taker, terms, now, status, phase, nonce: None, next };
+                    let nonce = None;
+                    let thread =
+                        Thread { taker, terms, now, status, phase, nonce, next, refusals: 0 };
                     thread.run(orders, provider).await;
                 });
             });
@@ -217,6 +228,8 @@ struct Thread<N> {
     nonce: Option<String>,
     /// When to do something next.
     next: Instant,
+    /// How often in a row the registry has refused.
+    refusals: u32,
 }
 
 enum Phase {
@@ -326,6 +339,7 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
                 self.failed(error);
             }
             Ok((tenure, fate)) => {
+                self.refusals = 0;
                 let mut status = lock(&self.status);
                 status.renewals += 1;
                 status.trouble = None;
@@ -415,8 +429,14 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
         status.failures += 1;
         let since = status.trouble.take().map(|trouble| trouble.since);
         let since = since.or_else(|| self.wall()).unwrap_or(0);
+        self.refusals = if error.is_of_configuration() { self.refusals + 1 } else { 0 };
         status.trouble = Some(Trouble { since, error });
-        self.next = Instant::now() + self.terms.retry();
+        let is_held = matches!(self.phase, Phase::Held(_));
+        self.next = Instant::now()
+            + match self.refusals {
+                0 => self.terms.retry(),
+                refusals => self.terms.back_off(refusals, is_held),
+            };
     }
 
     /// A number that could not be given back comes free by itself, at its end.
@@ -432,5 +452,21 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
         };
         let now = self.wall().unwrap_or(tenure.record.updated_at);
         lease::release(store, tenure.number, &tenure.record.nonce, until, now).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_comes_back_more_and_more_seldom() {
+        let seconds = |heartbeat, is_held| {
+            let heartbeat = Duration::from_secs(heartbeat);
+            let terms = Terms { duration: heartbeat * 3, heartbeat };
+            [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| terms.back_off(n, is_held).as_secs())
+        };
+        assert_eq!(seconds(10, false), [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(seconds(10, true), [1, 2, 4, 8, 10, 10, 10, 10]);
     }
 }

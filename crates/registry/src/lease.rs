@@ -106,8 +106,9 @@ pub async fn take(
         updated_at: now,
     };
     let tenure = |number, record, own| Tenure { number, record, since: now, written: now, own };
-    for _ in 0..TRIES {
-        let entries = read(store.list().await?, taker)?;
+    for _ in 0..ROUNDS {
+        let entries = store.list().await?;
+        let entries = read(store, entries, taker)?;
         if let Some((entry, found)) = own(&entries, taker, nonce, now) {
             let kept = taker.kept.as_ref().filter(|kept| kept.nonce == found.nonce);
             let kept = kept.map_or(0, |kept| kept.until.min(found.until));
@@ -129,7 +130,7 @@ pub async fn take(
             continue;
         }
         let free = free(&entries, taker, now)?;
-        for (number, found) in free {
+        for (number, found) in free.into_iter().take(CLAIMS) {
             let (revision, floor) = match found {
                 Some((entry, found)) => (Some(entry.revision), found.until.max(now)),
                 None => (None, now),
@@ -140,13 +141,16 @@ pub async fn take(
                 return Ok(tenure(number, next, false));
             }
         }
-        // Others were faster each time.
+        return Err(Error::Outrun);
     }
     Err(not_kept())
 }
 
 /// So often at most is a record read and written, while others change it in between.
-const TRIES: u32 = 100;
+const ROUNDS: u32 = 2;
+
+/// So many of the free numbers are tried before all are read again, at the next try.
+const CLAIMS: usize = 5;
 
 fn not_kept() -> Error {
     Error::refused("the registry", "it does not keep what is written")
@@ -166,7 +170,7 @@ pub async fn keep(
     now: i64,
     until: i64,
 ) -> Result<Fate, Error> {
-    for _ in 0..TRIES {
+    for _ in 0..ROUNDS {
         let found = look(store, tenure.number).await?;
         let fate = judge(found.as_ref().map(|(_, record)| record), tenure);
         if fate != Fate::Kept {
@@ -243,21 +247,26 @@ fn judge(found: Option<&Record>, tenure: &Tenure) -> Fate {
 
 async fn look(store: &mut impl Store, number: u64) -> Result<Option<(Entry, Record)>, Error> {
     let Some(entry) = store.get(number).await? else { return Ok(None) };
-    let record = record_of(&entry)?;
+    let record = record_of(store, &entry)?;
     Ok(Some((entry, record)))
 }
 
-fn record_of(entry: &Entry) -> Result<Record, Error> {
-    Record::from_json(&entry.value).map_err(|why| Error::foreign(&entry.key, why))
+fn record_of(store: &impl Store, entry: &Entry) -> Result<Record, Error> {
+    let foreign = |why| Error::foreign(&store.key(entry.number), why);
+    Record::from_json(&entry.value).map_err(foreign)
 }
 
 /// All records. One that cannot be read, or is for another layout, might be of any number.
-fn read(entries: Vec<Entry>, taker: &Taker) -> Result<Vec<(Entry, Record)>, Error> {
+fn read(
+    store: &impl Store,
+    entries: Vec<Entry>,
+    taker: &Taker,
+) -> Result<Vec<(Entry, Record)>, Error> {
     let read = |entry: Entry| {
-        let record = record_of(&entry)?;
+        let record = record_of(store, &entry)?;
         if record.layout != taker.layout || record.epoch != taker.epoch {
             let Record { layout, epoch, .. } = record;
-            let (key, layout) = (Words::of(entry.key), Words::of(layout));
+            let (key, layout) = (Words::of(store.key(entry.number)), Words::of(layout));
             return Err(Error::OtherLayout { key, layout, epoch });
         }
         Ok((entry, record))

@@ -25,6 +25,7 @@ mod etcd;
 mod file;
 mod holder;
 pub mod lease;
+mod net;
 mod postgres;
 mod record;
 mod store;

@@ -1,26 +1,32 @@
 //! A PostgreSQL database as the registry: this extension's own functions in it do the work.
 
-use crate::address::{PASSWORD_FILE, Password, refuse_half_a_password};
+use crate::address::{Options, PASSWORD_FILE, Password, refuse_half_a_password};
 use crate::error::{Error, root_cause};
 use crate::holder::Terms;
-use crate::store::{Entry, PATIENCE, Store, share, within};
+use crate::net::{ANSWER, Bounded, Bounds, Hosts, Spot, Target};
+use crate::store::{Entry, Store};
 use crate::tls::{self, Files};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use std::collections::BTreeMap;
+use futures_util::TryStreamExt;
 use std::fmt;
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::sync::Arc;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Where the database is.
 #[derive(Clone)]
 pub struct PostgresAddress {
-    hosts: Vec<Server>,
+    servers: Vec<Server>,
     tls: Option<Files>,
     password: Option<Password>,
+    /// Whether a standby will not do.
+    writable: bool,
 }
 
 /// One of the hosts.
@@ -28,107 +34,104 @@ pub struct PostgresAddress {
 struct Server {
     config: Config,
     place: String,
+    /// As its certificate names it.
+    name: String,
+    target: Target,
 }
 
 impl fmt::Debug for PostgresAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.hosts.iter().map(|server| &server.place)).finish()
+        f.debug_list().entries(self.servers.iter().map(|server| &server.place)).finish()
     }
 }
 
 /// The options for TLS, as libpq calls them.
+const SSL_MODE: &str = "sslmode";
 const FILES: tls::Names = ["sslrootcert", "sslcert", "sslkey"];
+
+/// One of several hosts is asked for that takes writes.
+const SESSION_ATTRS: &str = "target_session_attrs";
 
 impl PostgresAddress {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        // The options of libpq for TLS are not the library's.
+        // Nothing of the options is the library's: it takes some that mean nothing here.
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
-        let mut mode = None;
-        let mut files = BTreeMap::new();
-        let mut file = None;
-        let mut others = Vec::new();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "sslmode" => mode = Some(value),
-                name if FILES.contains(&name) => {
-                    files.insert(name.to_owned(), value.into_owned());
-                }
-                PASSWORD_FILE => file = Some(value),
-                // Not in a form's encoding: for the library '+' is no space.
-                _ => others.push(format!(
-                    "{}={}",
-                    utf8_percent_encode(&name, NON_ALPHANUMERIC),
-                    utf8_percent_encode(&value, NON_ALPHANUMERIC),
-                )),
-            }
-        }
-        let tls = Files::of(FILES, |name| files.get(name).cloned())?;
-        match (mode.as_deref(), &tls) {
+        let options =
+            Options::parse(query, &[FILES[0], FILES[1], FILES[2], SSL_MODE, SESSION_ATTRS])?;
+        let tls = Files::of(FILES, |name| options.value(name).map(str::to_owned))?;
+        match (options.value(SSL_MODE), &tls) {
             (None, _) | (Some("disable"), None) | (Some("verify-full"), Some(_)) => (),
             _ => {
                 let modes = "with sslrootcert, sslmode is verify-full; without it, disable";
                 return Err(modes.to_owned());
             }
         }
+        let writable = match options.value(SESSION_ATTRS) {
+            None | Some("any") => false,
+            Some("read-write") => true,
+            Some(_) => return Err("target_session_attrs is read-write, or any".to_owned()),
+        };
         let (scheme, rest) = base.split_once("://").ok_or("it has no scheme")?;
         refuse_half_a_password(rest)?;
         let (authority, database) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
-        let options = others.join("&");
-        // Each by itself: the library gives the second its turn only if the first cannot be
-        // connected to, not if it is silent.
-        let server = |host| Server::parse(&format!("{scheme}://{user}{host}{database}?{options}"));
-        let hosts: Vec<_> = hosts.split(',').map(server).collect::<Result<_, _>>()?;
-        let here = hosts.first().and_then(|first| first.config.get_password());
+        let server = |host| Server::parse(&format!("{scheme}://{user}{host}{database}"));
+        let servers: Vec<_> = hosts.split(',').map(server).collect::<Result<_, _>>()?;
+        let here = servers.first().and_then(|first| first.config.get_password());
         let here = here.map(|here| String::from_utf8_lossy(here).into_owned());
         // Without either, the server may trust the user, or know it by its certificate.
-        let password = match (here, file.as_deref()) {
+        let password = match (here, options.value(PASSWORD_FILE)) {
             (None, None) => None,
             (here, file) => Some(Password::of(here, file)?),
         };
-        Ok(Self { hosts, tls, password })
+        Ok(Self { servers, tls, password, writable })
     }
 
     pub(crate) fn open(self, terms: Terms) -> PostgresStore {
         let seconds = terms.presence().as_secs_f64();
-        PostgresStore { address: self, seconds, first: 0, connection: None }
+        let hosts = self.servers.iter().map(|server| (server.place.clone(), server.target.clone()));
+        PostgresStore { hosts: Hosts::new(hosts), address: self, seconds, connection: None }
     }
 }
 
 impl Server {
     fn parse(text: &str) -> Result<Self, String> {
-        // Its error can hold the value of an option.
+        // Its error can hold what is not to be shown.
         let parsed: Result<Config, _> = text.parse();
         let mut config = parsed.map_err(|_| "it is not an address of a PostgreSQL database")?;
         config.application_name("snowflake_id lease");
         // A lease that a crash of the registry forgets is no lease. And a statement whose node has
         // given up shall not keep a connection of the registry.
-        let options = config.get_options().unwrap_or_default();
-        let more = "-c synchronous_commit=on -c client_connection_check_interval=1s";
-        config.options(format!("{options} {more}"));
-        let port = config.get_ports().first().unwrap_or(&5432);
-        let host = match config.get_hosts() {
-            [Host::Tcp(name)] => format!("{name}:{port}"),
-            [Host::Unix(path)] => format!("{}:{port}", path.display()),
+        config.options("-c synchronous_commit=on -c client_connection_check_interval=1s");
+        let port = *config.get_ports().first().unwrap_or(&5432);
+        let (host, name, target) = match config.get_hosts() {
+            [Host::Tcp(name)] => {
+                (format!("{name}:{port}"), name.clone(), Target::Tcp(name.clone(), port))
+            }
+            [Host::Unix(path)] => {
+                let socket = path.join(format!(".s.PGSQL.{port}"));
+                (format!("{}:{port}", path.display()), String::new(), Target::Unix(socket))
+            }
             _ => return Err("it names no host".to_owned()),
         };
         let database = config.get_dbname().unwrap_or_default();
-        Ok(Self { place: format!("PostgreSQL at {host}/{database}"), config })
+        Ok(Self { place: format!("PostgreSQL at {host}/{database}"), config, name, target })
     }
 }
 
-/// The functions, called through one connection that is made anew when it broke.
+/// The functions, called through one connection.
 pub struct PostgresStore {
     address: PostgresAddress,
+    hosts: Hosts,
     /// How long an announcement counts.
     seconds: f64,
-    /// The host that answered last.
-    first: usize,
     connection: Option<Connection>,
 }
 
 struct Connection {
     client: Client,
+    bounds: Arc<Bounds>,
+    place: String,
     /// What speaks with the server. By itself, it would wait for an answer also when nobody
     /// else does any more.
     task: AbortHandle,
@@ -140,115 +143,167 @@ impl Drop for Connection {
     }
 }
 
+/// A value, with its type. Both are said with each statement: the library would ask the server.
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// How often a client has to say something more before it is let in: for TLS, and for a password.
+const TURNS_TO_CONNECT: usize = 8;
+
+/// What a PostgreSQL server begins with: that it speaks TLS or not, or a message of a start.
+fn speaks_postgres(begun: &[u8]) -> Result<(), &'static str> {
+    let foreign = "it does not speak as PostgreSQL does";
+    match begun {
+        [] | [b'S', ..] | [b'N'] => Ok(()),
+        [b'R' | b'E' | b'N' | b'v', a, b, c, d] => {
+            let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+            if (4..ANSWER).contains(&length) { Ok(()) } else { Err(foreign) }
+        }
+        [b'R' | b'E' | b'N' | b'v', ..] => Ok(()),
+        _ => Err(foreign),
+    }
+}
+
+impl PostgresAddress {
+    async fn connect(&self, host: usize, spot: &Spot) -> Result<Connection, Error> {
+        let Server { config, place, name, .. } = &self.servers[host];
+        let mut config = config.clone();
+        config.ssl_mode(if self.tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        if let Some(password) = &self.password {
+            config.password(password.read().await?);
+        }
+        let stream = spot.connect().await.map_err(|error| Error::unreachable(place, error))?;
+        let (stream, bounds) = Bounded::new(stream, speaks_postgres, TURNS_TO_CONNECT);
+        let failed = |error| in_words(place, &error);
+        let (client, task) = match &self.tls {
+            None => {
+                let (client, connection) =
+                    config.connect_raw(stream, NoTls).await.map_err(failed)?;
+                (client, tokio::spawn(connection).abort_handle())
+            }
+            Some(files) => {
+                let mut tls = MakeRustlsConnect::new(files.read().await?);
+                let tls = MakeTlsConnect::<Bounded>::make_tls_connect(&mut tls, name);
+                let tls = tls.map_err(|error| Error::unreachable(place, error))?;
+                let (client, connection) = config.connect_raw(stream, tls).await.map_err(failed)?;
+                (client, tokio::spawn(connection).abort_handle())
+            }
+        };
+        let connection = Connection { client, bounds, place: place.clone(), task };
+        if self.writable {
+            let text = |row: Row| row.try_get::<_, String>(0);
+            let standby = connection.query("SHOW transaction_read_only", &[], text).await?;
+            if standby.first().is_some_and(|on| on == "on") {
+                let why = "it is a standby, and the address asks for one that takes writes";
+                return Err(Error::refused(&connection.place, why));
+            }
+        }
+        let found = "SELECT FROM pg_catalog.pg_extension
+             WHERE extname OPERATOR(pg_catalog.=) 'snowflake_id_node'";
+        if connection.query(found, &[], |_| Ok(())).await?.is_empty() {
+            let why = "it is no registry: CREATE EXTENSION snowflake_id_node";
+            return Err(Error::refused(&connection.place, why));
+        }
+        Ok(connection)
+    }
+}
+
+impl Connection {
+    /// The rows of a statement, each made at once into what is wanted of it.
+    async fn query<T>(
+        &self,
+        statement: &str,
+        values: &[Parameter<'_>],
+        of_row: impl Fn(Row) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<Vec<T>, Error> {
+        self.bounds.allow(1);
+        let failed = |error| in_words(&self.place, &error);
+        let values = values.iter().map(|(value, kind)| (*value, kind.clone()));
+        let mut rows = pin!(self.client.query_typed_raw(statement, values).await.map_err(failed)?);
+        let mut found = Vec::new();
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            found.push(of_row(row).map_err(failed)?);
+        }
+        Ok(found)
+    }
+}
+
 impl PostgresStore {
     /// An error as others may see it.
     pub(crate) fn hide(&self, error: Error) -> Error {
-        match self.address.password.as_ref() {
+        match &self.address.password {
             Some(password) => password.hide(error),
             None => error,
         }
     }
 
-    /// Connects to the first host that lets itself be used.
-    async fn connect(&mut self) -> Result<Connection, Error> {
-        let hosts = self.address.hosts.len();
-        let mut failed = None;
-        for turn in 0..hosts {
-            self.first = (self.first + usize::from(turn > 0)) % hosts;
-            match within(self.place(), share(hosts), self.connect_here()).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failed = failed.or(Some(error)),
-            }
-        }
-        Err(failed.unwrap_or_else(|| self.refused("the address names no host")))
-    }
-
-    async fn connect_here(&self) -> Result<Connection, Error> {
-        let PostgresAddress { hosts, tls, password } = &self.address;
-        let mut config = hosts[self.first].config.clone();
-        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
-        if let Some(password) = password {
-            config.password(password.read().await?);
-        }
-        let failed = |error| self.error(&error);
-        let (client, task) = match tls {
-            None => {
-                let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-                (client, tokio::spawn(connection).abort_handle())
-            }
-            Some(files) => {
-                let tls = MakeRustlsConnect::new(files.read().await?);
-                let (client, connection) = config.connect(tls).await.map_err(failed)?;
-                (client, tokio::spawn(connection).abort_handle())
-            }
-        };
-        let connection = Connection { client, task };
-        let found = "SELECT FROM pg_catalog.pg_extension
-             WHERE extname OPERATOR(pg_catalog.=) 'snowflake_id_node'";
-        match connection.client.query_opt(found, &[]).await.map_err(failed)? {
-            Some(_) => Ok(connection),
-            None => Err(self.refused("it is no registry: CREATE EXTENSION snowflake_id_node")),
-        }
+    async fn announce_for(&mut self, number: u64, seconds: f64) -> Result<(), Error> {
+        let values: [Parameter; 2] =
+            [(&number.cast_signed(), Type::INT8), (&seconds, Type::FLOAT8)];
+        self.call("registry_announce($1, $2)", &values, |_| Ok(())).await.map(drop)
     }
 
     /// Calls one of the functions, `what` being the rest of the statement after its schema, which the
     /// extension itself has made.
-    async fn call(
+    async fn call<T>(
         &mut self,
         what: &str,
-        values: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Error> {
-        // It is put back only if all went well.
-        let connection = self.connection.take().filter(|found| !found.client.is_closed());
-        let connection = match connection {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
-        let rows = within(self.place(), PATIENCE, async {
-            let statement = format!("SELECT * FROM snowflake_id_node.{what}");
-            let rows = connection.client.query(&statement, values).await;
-            rows.map_err(|error| self.error(&error))
-        })
-        .await?;
-        self.connection = Some(connection);
-        Ok(rows)
+        values: &[Parameter<'_>],
+        of_row: impl Fn(Row) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<Vec<T>, Error> {
+        let Self { address, hosts, connection, .. } = self;
+        connection.take_if(|found| found.client.is_closed() || found.bounds.are_near());
+        hosts
+            .call(
+                connection,
+                async |host, spot| address.connect(host, spot).await,
+                async |connection| {
+                    let statement = format!("SELECT * FROM snowflake_id_node.{what}");
+                    connection.query(&statement, values, &of_row).await
+                },
+            )
+            .await
     }
+}
 
-    fn place(&self) -> &str {
-        &self.address.hosts[self.first].place
-    }
+fn entry(row: Row) -> Result<Entry, tokio_postgres::Error> {
+    let number: i64 = row.try_get("number")?;
+    Ok(Entry {
+        number: number.cast_unsigned(),
+        revision: row.try_get("revision")?,
+        value: row.try_get("record")?,
+        alive: row.try_get("alive")?,
+    })
+}
 
-    fn entry(&self, row: &Row) -> Result<Entry, tokio_postgres::Error> {
-        let number: i64 = row.try_get("number")?;
-        Ok(Entry {
-            number: number.cast_unsigned(),
-            revision: row.try_get("revision")?,
-            value: row.try_get("record")?,
-            alive: row.try_get("alive")?,
-            key: format!("number {number} in snowflake_id_node.registry of {}", self.place()),
-        })
-    }
-
-    fn entries(&self, rows: &[Row]) -> Result<Vec<Entry>, Error> {
-        let entries = rows.iter().map(|row| self.entry(row));
-        entries.collect::<Result<_, _>>().map_err(|error| self.error(&error))
-    }
-
-    fn refused(&self, why: &str) -> Error {
-        Error::refused(self.place(), why)
-    }
-
-    fn error(&self, error: &tokio_postgres::Error) -> Error {
-        let place = self.place();
-        // Server's words are no secret, and say more than the library's.
-        match error.as_db_error() {
-            Some(error) if *error.code() == SqlState::CANNOT_CONNECT_NOW => {
-                Error::unreachable(place, error.message())
-            }
-            Some(error) => Error::refused(place, error.message()),
-            None => Error::unreachable(place, root_cause(error)),
+fn in_words(place: &str, error: &tokio_postgres::Error) -> Error {
+    // The server's words are no secret, and say more than the library's.
+    match error.as_db_error() {
+        Some(error) if *error.code() == SqlState::CANNOT_CONNECT_NOW => {
+            return Error::unreachable(place, error.message());
         }
+        Some(error) => return Error::refused(place, error.message()),
+        None => (),
     }
+    let why = root_cause(error);
+    // What kind of error it is, the library says to people only.
+    let outside = error.to_string();
+    let foreign = ["unexpected message", "error parsing", "error deserializing", "invalid column"];
+    let mut source = std::error::Error::source(error);
+    let io = loop {
+        match source.map(|source| (source.downcast_ref::<std::io::Error>(), source.source())) {
+            Some((Some(found), _)) => break Some(found.kind()),
+            Some((None, next)) => source = next,
+            None => break None,
+        }
+    };
+    // A certificate that is not accepted is InvalidData, too.
+    let tls = outside.starts_with("error performing TLS");
+    if !tls && matches!(io, Some(ErrorKind::InvalidData | ErrorKind::InvalidInput))
+        || foreign.iter().any(|foreign| outside.starts_with(foreign))
+    {
+        return Error::no_registry(place, why);
+    }
+    Error::unreachable(place, why)
 }
 
 impl fmt::Debug for PostgresStore {
@@ -259,13 +314,12 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn list(&mut self) -> Result<Vec<Entry>, Error> {
-        let rows = self.call("registry_read()", &[]).await?;
-        self.entries(&rows)
+        self.call("registry_read()", &[], entry).await
     }
 
     async fn get(&mut self, number: u64) -> Result<Option<Entry>, Error> {
-        let rows = self.call("registry_read($1)", &[&number.cast_signed()]).await?;
-        Ok(self.entries(&rows)?.pop())
+        let values: [Parameter; 1] = [(&number.cast_signed(), Type::INT8)];
+        Ok(self.call("registry_read($1)", &values, entry).await?.pop())
     }
 
     async fn swap(
@@ -274,19 +328,23 @@ impl Store for PostgresStore {
         revision: Option<i64>,
         value: &str,
     ) -> Result<bool, Error> {
-        let values: [&(dyn ToSql + Sync); 3] = [&number.cast_signed(), &revision, &value];
-        let rows = self.call("registry_write($1, $2, $3)", &values).await?;
-        let written = rows.first().map(|row| row.try_get(0)).transpose();
-        Ok(written.map_err(|error| self.error(&error))?.unwrap_or(false))
+        let values: [Parameter; 3] =
+            [(&number.cast_signed(), Type::INT8), (&revision, Type::INT8), (&value, Type::TEXT)];
+        let written = |row: Row| row.try_get(0);
+        let rows = self.call("registry_write($1, $2, $3)", &values, written).await?;
+        Ok(rows.first().copied().unwrap_or(false))
     }
 
     async fn announce(&mut self, number: u64) -> Result<(), Error> {
-        let values: [&(dyn ToSql + Sync); 2] = [&number.cast_signed(), &self.seconds.clone()];
-        self.call("registry_announce($1, $2)", &values).await.map(drop)
+        let seconds = self.seconds;
+        self.announce_for(number, seconds).await
+    }
+
+    fn key(&self, number: u64) -> String {
+        format!("number {number} in snowflake_id_node.registry of {}", self.hosts.last_place())
     }
 
     async fn withdraw(&mut self, number: u64) -> Result<(), Error> {
-        let values: [&(dyn ToSql + Sync); 2] = [&number.cast_signed(), &0.0];
-        self.call("registry_announce($1, $2)", &values).await.map(drop)
+        self.announce_for(number, 0.0).await
     }
 }

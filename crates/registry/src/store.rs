@@ -13,10 +13,10 @@ use std::time::Duration;
 /// under way then may or may not have taken place.
 pub trait Store {
     /// All values. Those of numbers outside the holder's range are among them.
-    fn list(&mut self) -> impl Future<Output = Result<Vec<Entry>, Error>> + Send;
+    fn list(&mut self) -> impl Future<Output = Result<Vec<Entry>, Error>>;
 
     /// One value.
-    fn get(&mut self, number: u64) -> impl Future<Output = Result<Option<Entry>, Error>> + Send;
+    fn get(&mut self, number: u64) -> impl Future<Output = Result<Option<Entry>, Error>>;
 
     /// Writes a value, if the revision is still the one that was read (none: if there is
     /// none), and says whether it did.
@@ -25,22 +25,20 @@ pub trait Store {
         number: u64,
         revision: Option<i64>,
         value: &str,
-    ) -> impl Future<Output = Result<bool, Error>> + Send;
+    ) -> impl Future<Output = Result<bool, Error>>;
 
     /// Says, for some time, that the holder of a number is alive.
-    fn announce(&mut self, number: u64) -> impl Future<Output = Result<(), Error>> + Send;
+    fn announce(&mut self, number: u64) -> impl Future<Output = Result<(), Error>>;
+
+    /// Where a value is, for people.
+    fn key(&self, number: u64) -> String;
 
     /// Says that it no longer is.
-    fn withdraw(&mut self, number: u64) -> impl Future<Output = Result<(), Error>> + Send;
+    fn withdraw(&mut self, number: u64) -> impl Future<Output = Result<(), Error>>;
 }
 
 /// How long a call may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How long one of several hosts may take, so that each gets its turn within one call.
-pub(crate) fn share(hosts: usize) -> Duration {
-    PATIENCE.div_f64(hosts as f64)
-}
 
 /// A call that takes no longer than `patience`.
 pub(crate) async fn within<T>(
@@ -49,7 +47,7 @@ pub(crate) async fn within<T>(
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
-        let why = format!("no answer within {} s", patience.as_secs_f32());
+        let why = format!("no answer within {} s", (patience.as_secs_f64() * 10.0).round() / 10.0);
         Err(Error::unreachable(place, why))
     })
 }
@@ -65,8 +63,6 @@ pub struct Entry {
     pub value: String,
     /// Whether its holder has announced itself. Not looked at by [`Store::get`].
     pub alive: bool,
-    /// Where the value is, for people.
-    pub key: String,
 }
 
 /// A registry in this process, for tests: the reference for the others.
@@ -101,9 +97,9 @@ impl Store for Memory {
             return Ok(false);
         }
         let alive = found.is_some_and(|entry| entry.alive);
-        let (key, value) = (number.to_string(), value.to_owned());
+        let value = value.to_owned();
         let revision = revision.unwrap_or(0) + 1;
-        entries.insert(number, Entry { number, revision, value, alive, key });
+        entries.insert(number, Entry { number, revision, value, alive });
         Ok(true)
     }
 
@@ -112,6 +108,10 @@ impl Store for Memory {
             entry.alive = true;
         }
         Ok(())
+    }
+
+    fn key(&self, number: u64) -> String {
+        number.to_string()
     }
 
     async fn withdraw(&mut self, number: u64) -> Result<(), Error> {
@@ -166,6 +166,15 @@ impl Store for Provider {
 
     async fn announce(&mut self, number: u64) -> Result<(), Error> {
         each!(self, store => store.announce(number))
+    }
+
+    fn key(&self, number: u64) -> String {
+        match self {
+            Self::Postgres(store) => store.key(number),
+            Self::Etcd(store) => store.key(number),
+            Self::ZooKeeper(store) => store.key(number),
+            Self::Memory(store) => store.key(number),
+        }
     }
 
     async fn withdraw(&mut self, number: u64) -> Result<(), Error> {

@@ -97,8 +97,7 @@ fn write(memory: &Memory, number: u64, record: &Record) {
     let mut entries = memory.entries();
     let revision = entries.get(&number).map_or(1, |entry| entry.revision + 1);
     let value = serde_json::to_string(record).unwrap();
-    let key = number.to_string();
-    entries.insert(number, Entry { number, revision, value, alive: true, key });
+    entries.insert(number, Entry { number, revision, value, alive: true });
 }
 
 #[test]
