@@ -13,6 +13,7 @@ import re
 import socket
 import subprocess
 import time
+import types
 import urllib.request
 
 import psycopg
@@ -929,6 +930,56 @@ def test_failures_and_secrets(installation, start_registry, certificates, start_
             node.server.stop("fast")
             assert time.monotonic() - begin < 5
     assert SECRET not in node.server.log
+
+
+def certificate(installation, recipe):
+    """Files of a server's certificate as PostgreSQL's manual has them made: "self-signed", or signed by an authority."""
+    directory = installation.directory()
+
+    def openssl(*arguments):
+        installation.run("sh", "-c", f'cd {directory} && exec openssl "$@"', "openssl", *arguments)
+
+    if recipe == "self-signed":
+        openssl("req", "-new", "-x509", "-nodes", "-out", "server.pem", "-keyout", "server.key", "-subj", f"/CN={HOST}")
+        authority = "server.pem"
+    else:
+        openssl("req", "-new", "-nodes", "-out", "root.csr", "-keyout", "root.key", "-subj", "/CN=root.example")
+        (directory / "ca.conf").write_text("[v3_ca]\nbasicConstraints = critical,CA:true\n")
+        extensions = ["-extfile", "ca.conf", "-extensions", "v3_ca"]
+        openssl("x509", "-req", "-in", "root.csr", *extensions, "-signkey", "root.key", "-out", "root.pem")
+        openssl("req", "-new", "-nodes", "-out", "server.csr", "-keyout", "server.key", "-subj", f"/CN={HOST}")
+        signed_by = ["-CA", "root.pem", "-CAkey", "root.key", "-CAcreateserial"]
+        openssl("x509", "-req", "-in", "server.csr", *signed_by, "-out", "server.pem")
+        authority = "root.pem"
+    (directory / "server.key").chmod(0o600)
+    files = types.SimpleNamespace(client=None, client_key=None)
+    files.authority, files.server, files.server_key = (directory / name for name in (authority, "server.pem", "server.key"))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trouble"),
+    [
+        (
+            "self-signed",
+            r"the server's certificate is that of an authority \(CaUsedAsEndEntity\): give the server one with CA:FALSE",
+        ),
+        (
+            "signed",
+            r"a certificate of the server is of version 1 \(UnsupportedCertVersion\): give the server one of version 3",
+        ),
+    ],
+)
+def test_certificates_that_psql_takes(installation, server, start_registry, start_node, recipe, trouble):
+    """The two recipes of PostgreSQL's manual: what is wrong is said, and what to do."""
+    if server.psql("SHOW ssl_library") == "":
+        pytest.skip("this PostgreSQL is built without TLS")
+    files = certificate(installation, recipe)
+    if recipe == "signed" and "Version: 1 " not in installation.run("openssl", "x509", "-text", "-noout", "-in", files.server):
+        pytest.skip("this openssl makes certificates of version 3")
+    registry = start_registry(PostgresRegistry, certificates=files)
+    node = start_node(registry.address("here"), wait=False)
+    node.state("no_lease", f"cannot be reached: {trouble}")
 
 
 UNUSABLE = "the file that password_file names cannot be used: "

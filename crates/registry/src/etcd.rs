@@ -12,8 +12,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -100,13 +102,20 @@ struct KeptAlive {
     ttl: String,
 }
 
-/// A key and its value, in base64. Numbers of 64 bits are texts in this JSON.
+/// A key and its value, in base64.
 #[derive(Deserialize)]
 struct Pair {
-    key: String,
-    mod_revision: String,
+    key: Box<str>,
+    #[serde(deserialize_with = "number")]
+    mod_revision: i64,
     #[serde(default)]
-    value: String,
+    value: Box<str>,
+}
+
+/// Numbers of 64 bits are texts in this JSON.
+fn number<'de, D: Deserializer<'de>>(value: D) -> Result<i64, D::Error> {
+    let text = Cow::<str>::deserialize(value)?;
+    text.parse().map_err(D::Error::custom)
 }
 
 /// What it answers to one that it does not carry out.
@@ -252,9 +261,8 @@ impl EtcdStore {
         let number = key.rsplit('/').next().and_then(|number| number.parse().ok());
         let number = number.filter(|&number| self.path("leases", number) == key);
         let number = number.ok_or_else(|| Error::foreign(&key, "the key names no number"))?;
-        let revision = pair.mod_revision.parse();
-        let revision = revision.map_err(|_| Error::foreign(&key, "it has no revision"))?;
-        Ok(Entry { number, revision, value: text_of(&pair.value), alive: false })
+        let (revision, value) = (pair.mod_revision, text_of(&pair.value));
+        Ok(Entry { number, revision, value, alive: false })
     }
 
     async fn range(&mut self, body: &Value) -> Result<Vec<Pair>, Error> {

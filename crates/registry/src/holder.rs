@@ -40,11 +40,13 @@ impl Terms {
 
     /// How long to wait after so many refusals in a row, the last of which is this one. Who is refused
     /// for what is configured on either side is refused again, and each time there is a line in
-    /// the registry's log: by default 1 s, then twice as long each time, up to 30 s.
+    /// the registry's log: so 1 s, then twice as long each time, up to 30 s.
     fn back_off(self, refusals: u32, is_held: bool) -> Duration {
-        let growing = self.retry().saturating_mul(1 << refusals.saturating_sub(1).min(16));
+        let growing = self.retry().min(Duration::from_secs(1));
+        let growing = growing.saturating_mul(1 << refusals.saturating_sub(1).min(16));
         // A lease that is to be kept does not wait for so long: it may be a short one.
-        growing.min(if is_held { self.heartbeat } else { self.heartbeat * 3 })
+        let longest = if is_held { self.heartbeat } else { self.heartbeat * 3 };
+        growing.min(longest).min(Duration::from_secs(30))
     }
 
     fn duration_micros(self) -> i64 {
@@ -461,12 +463,15 @@ mod tests {
 
     #[test]
     fn who_is_refused_comes_back_more_and_more_seldom() {
-        let seconds = |heartbeat, is_held| {
-            let heartbeat = Duration::from_secs(heartbeat);
+        let waits = |heartbeat, is_held| {
+            let heartbeat = Duration::from_millis(heartbeat);
             let terms = Terms { duration: heartbeat * 3, heartbeat };
-            [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| terms.back_off(n, is_held).as_secs())
+            [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| terms.back_off(n, is_held).as_millis())
         };
-        assert_eq!(seconds(10, false), [1, 2, 4, 8, 16, 30, 30, 30]);
-        assert_eq!(seconds(10, true), [1, 2, 4, 8, 10, 10, 10, 10]);
+        let seconds = |heartbeat, is_held| waits(heartbeat, is_held).map(|millis| millis / 1000);
+        assert_eq!(seconds(10_000, false), [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(seconds(10_000, true), [1, 2, 4, 8, 10, 10, 10, 10]);
+        assert_eq!(seconds(3_600_000, true), [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(waits(200, false), [20, 40, 80, 160, 320, 600, 600, 600]);
     }
 }

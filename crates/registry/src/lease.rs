@@ -150,7 +150,7 @@ pub async fn take(
 const ROUNDS: u32 = 2;
 
 /// So many of the free numbers are tried before all are read again, at the next try.
-const CLAIMS: usize = 5;
+const CLAIMS: usize = 3;
 
 fn not_kept() -> Error {
     Error::refused("the registry", "it does not keep what is written")

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,8 +15,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// The most that a registry may send for one call: some 10,000 leases.
-pub(crate) const ANSWER: usize = 8 * 1024 * 1024;
+/// The most that a registry may send for one call: some 10,000 leases. What is made of an answer takes
+/// up to five times as much, for a moment.
+pub(crate) const ANSWER: usize = 6 * 1024 * 1024;
 
 /// What a host is called.
 #[derive(Clone, Debug)]
@@ -247,6 +248,8 @@ pub(crate) struct Bounded {
 pub(crate) struct Bounds {
     bytes: AtomicUsize,
     turns: AtomicUsize,
+    /// Why the connection was ended, if it was here. The client may see no more than its end.
+    ended: OnceLock<&'static str>,
 }
 
 /// So many bytes are looked at.
@@ -258,7 +261,7 @@ impl Bounded {
         check: fn(&[u8]) -> Result<(), &'static str>,
         turns: usize,
     ) -> (Self, Arc<Bounds>) {
-        let bounds = Bounds { bytes: ANSWER.into(), turns: turns.into() };
+        let bounds = Bounds { bytes: ANSWER.into(), turns: turns.into(), ended: OnceLock::new() };
         let bounds = Arc::new(bounds);
         let stream =
             Self { stream, bounds: Arc::clone(&bounds), check, begun: Vec::new(), has_read: false };
@@ -272,15 +275,21 @@ impl Bounds {
         self.turns.store(turns, Ordering::Relaxed);
     }
 
+    /// Why the connection was ended, if a bound was reached.
+    pub(crate) fn ended(&self) -> Option<&'static str> {
+        self.ended.get().copied()
+    }
+
+    fn end(&self, why: &'static str) -> io::Error {
+        let why = self.ended.get_or_init(|| why);
+        io::Error::new(io::ErrorKind::InvalidData, *why)
+    }
+
     /// Whether the connection should be followed by another one, since an answer may no longer
     /// be as long as it should be allowed to be.
     pub(crate) fn are_near(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) < ANSWER / 2
     }
-}
-
-fn foreign(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 impl AsyncRead for Bounded {
@@ -293,12 +302,12 @@ impl AsyncRead for Bounded {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let new = &buffer.filled()[before..];
         let left = self.bounds.bytes.load(Ordering::Relaxed).checked_sub(new.len());
-        let left = left.ok_or_else(|| foreign("its answer is too long"))?;
+        let left = left.ok_or_else(|| self.bounds.end("its answer is too long"))?;
         self.bounds.bytes.store(left, Ordering::Relaxed);
         self.has_read |= !new.is_empty();
         if let missing @ 1.. = BEGINNING.saturating_sub(self.begun.len()) {
             self.begun.extend(new.iter().take(missing));
-            (self.check)(&self.begun).map_err(foreign)?;
+            (self.check)(&self.begun).map_err(|why| self.bounds.end(why))?;
         }
         Poll::Ready(Ok(()))
     }
@@ -312,8 +321,8 @@ impl AsyncWrite for Bounded {
     ) -> Poll<io::Result<usize>> {
         if self.has_read {
             let left = self.bounds.turns.load(Ordering::Relaxed).checked_sub(1);
-            let left =
-                left.ok_or_else(|| foreign("its answers ask for one call after the other"))?;
+            let left = left
+                .ok_or_else(|| self.bounds.end("its answers ask for one call after the other"))?;
             self.bounds.turns.store(left, Ordering::Relaxed);
             self.has_read = false;
         }

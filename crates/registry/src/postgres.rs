@@ -216,7 +216,10 @@ impl Connection {
         of_row: impl Fn(Row) -> Result<T, tokio_postgres::Error>,
     ) -> Result<Vec<T>, Error> {
         self.bounds.allow(1);
-        let failed = |error| in_words(&self.place, &error);
+        let failed = |error| match self.bounds.ended() {
+            Some(why) => Error::no_registry(&self.place, why),
+            None => in_words(&self.place, &error),
+        };
         let values = values.iter().map(|(value, kind)| (*value, kind.clone()));
         let mut rows = pin!(self.client.query_typed_raw(statement, values).await.map_err(failed)?);
         let mut found = Vec::new();

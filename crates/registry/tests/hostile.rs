@@ -1,9 +1,13 @@
 //! Servers that are no registries, or mean harm: what a node makes of their answers.
 #![allow(clippy::unwrap_used)]
 
-use snowflake_registry::{Address, Error, Provider, Store, Terms, Words};
+use snowflake_registry::lease::Taker;
+use snowflake_registry::{Address, Error, Holder, Now, Provider, Store, Terms, Words};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const TERMS: Terms =
@@ -14,10 +18,10 @@ const PASSWORD: &str = "s3cr3t";
 fn server(serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let serve = std::sync::Arc::new(serve);
+    let serve = Arc::new(serve);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let serve = std::sync::Arc::clone(&serve);
+            let serve = Arc::clone(&serve);
             // The other side may end the connection at any time.
             std::thread::spawn(move || drop(serve(stream)));
         }
@@ -108,4 +112,44 @@ async fn a_refusal_is_cut_and_tamed() {
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains(PASSWORD) && !shown.contains(char::is_control), "{shown}");
     }
+}
+
+#[test]
+fn who_is_refused_does_not_ask_over_and_over() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let port = server(move |mut stream| {
+        while read_request(&mut stream)? {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let body = r#"{"code": 7, "message": "permission denied"}"#;
+            write!(
+                stream,
+                "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )?;
+        }
+        Ok(())
+    });
+    let provider =
+        |terms| Address::parse(&format!("etcd://127.0.0.1:{port}/here")).unwrap().provider(terms);
+    let terms = Terms { heartbeat: Duration::from_millis(200), ..TERMS };
+    let taker = Taker {
+        node: "a".to_owned(),
+        host: String::new(),
+        range: 0..=1023,
+        base: 0,
+        layout: "layout".to_owned(),
+        epoch: 0,
+        kept: None,
+        remembers: false,
+        avoid: BTreeSet::new(),
+    };
+    let now = || Some(Now { wall: 1_800_000_000_000_000, ids: 1_800_000_000_000_000 });
+    let holder = Holder::start(provider(terms), taker, terms, now).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    // After 20, 40, 80, 160 and 320 ms, and then every 600 ms.
+    let calls = calls.load(Ordering::Relaxed);
+    assert!((1..=10).contains(&calls), "{calls}");
+    let trouble = holder.status().trouble.unwrap().error.to_string();
+    assert_eq!(trouble, format!("etcd at 127.0.0.1:{port} refuses: permission denied"));
 }

@@ -189,7 +189,7 @@ const MULTI_READ: i32 = 22;
 const AUTH: i32 = 100;
 
 /// So long at least a session is left alone, whatever the server asks for.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The numbers of messages that are not counted.
 const XID_PING: i32 = -2;
