@@ -161,7 +161,7 @@ ETCD = {
     ),
     "many keys": (
         # As many as an answer holds.
-        etcd(pairs(*[("", 1)] * 200_000)),
+        etcd(pairs(*[("", 1)] * 170_000)),
         "is no lease: the key names no number",
     ),
     # As one that is asked by very many at once.
@@ -301,7 +301,7 @@ def children(body):
 def many_leases(connection, operation, head):
     """As many numbers as an answer holds, and for each a lease."""
     if operation == GET_CHILDREN:
-        return connection.sendall(frame(head + names(500_000)))
+        return connection.sendall(frame(head + names(400_000)))
     entry = struct.pack(">ibi", 4, 0, 0) + struct.pack(">i", 9000) + bytes(9000) + bytes(68)
     return connection.sendall(frame(head + entry * 200 + struct.pack(">ibi", -1, 1, -1)))
 
@@ -312,7 +312,7 @@ ZOOKEEPER = {
     "no end": (lambda _, c: endless(c), "is none, by its answer: "),
     "a huge message": (says(b"\x7f\xff\xff\xff"), "is none, by its answer: it does not speak as ZooKeeper does"),
     "no end of a message": (
-        lambda _, c: (c.sendall(struct.pack(">i", 6_000_000)), endless(c)),
+        lambda _, c: (c.sendall(struct.pack(">i", 5_000_000)), endless(c)),
         "is none, by its answer: it does not speak as ZooKeeper does",
     ),
     "a byte a second": (lambda _, c: slowly(c, hello()), "cannot be reached: no answer within 3 s"),

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod bounded;
 mod error;
 mod etcd;
 mod file;

@@ -5,19 +5,16 @@ use crate::store::{PATIENCE, within};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// The most that a registry may send for one call: some 10,000 leases. What is made of an answer takes
 /// up to five times as much, for a moment.
-pub(crate) const ANSWER: usize = 6 * 1024 * 1024;
+pub(crate) const ANSWER: usize = 5 * 1024 * 1024;
 
 /// What a host is called.
 #[derive(Clone, Debug)]
@@ -232,108 +229,109 @@ impl Spot {
     }
 }
 
-/// A stream under a client that sets no bounds itself. What is sent is bounded in bytes, for as long
-/// as the connection lasts, and in how often the client can be made to say something more.
-pub(crate) struct Bounded {
-    stream: Box<dyn Pipe>,
-    bounds: Arc<Bounds>,
-    /// What is wrong with the first bytes, if they are wrong.
-    check: fn(&[u8]) -> Result<(), &'static str>,
-    begun: Vec<u8>,
-    /// Whether the client has read since it wrote.
-    has_read: bool,
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
 
-/// What is left.
-pub(crate) struct Bounds {
-    bytes: AtomicUsize,
-    turns: AtomicUsize,
-    /// Why the connection was ended, if it was here. The client may see no more than its end.
-    ended: OnceLock<&'static str>,
-}
+    const FIRST: &str = "192.0.2.1:1";
+    const SECOND: &str = "192.0.2.2:1";
 
-/// So many bytes are looked at.
-const BEGINNING: usize = 5;
-
-impl Bounded {
-    pub(crate) fn new(
-        stream: Box<dyn Pipe>,
-        check: fn(&[u8]) -> Result<(), &'static str>,
-        turns: usize,
-    ) -> (Self, Arc<Bounds>) {
-        let bounds = Bounds { bytes: ANSWER.into(), turns: turns.into(), ended: OnceLock::new() };
-        let bounds = Arc::new(bounds);
-        let stream =
-            Self { stream, bounds: Arc::clone(&bounds), check, begun: Vec::new(), has_read: false };
-        (stream, bounds)
-    }
-}
-
-impl Bounds {
-    /// Lets the client speak so many times more.
-    pub(crate) fn allow(&self, turns: usize) {
-        self.turns.store(turns, Ordering::Relaxed);
+    fn host(addresses: &'static [&str]) -> Host {
+        let found =
+            async { Ok(addresses.iter().map(|address| address.parse().unwrap()).collect()) };
+        let target = Target::Tcp("registry.example".to_owned(), 1);
+        let lookup = Some(tokio::spawn(found)).into();
+        Host { place: addresses.join(" and "), target, lookup }
     }
 
-    /// Why the connection was ended, if a bound was reached.
-    pub(crate) fn ended(&self) -> Option<&'static str> {
-        self.ended.get().copied()
+    fn hosts(hosts: Vec<Host>) -> Hosts {
+        Hosts { hosts, last: Mutex::default() }
     }
 
-    fn end(&self, why: &'static str) -> io::Error {
-        let why = self.ended.get_or_init(|| why);
-        io::Error::new(io::ErrorKind::InvalidData, *why)
+    fn address(spot: &Spot) -> String {
+        let Spot::Tcp(address) = spot else { panic!("{spot:?}") };
+        address.to_string()
     }
 
-    /// Whether the connection should be followed by another one, since an answer may no longer
-    /// be as long as it should be allowed to be.
-    pub(crate) fn are_near(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < ANSWER / 2
+    async fn silence() -> Error {
+        std::future::pending().await
     }
-}
 
-impl AsyncRead for Bounded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let new = &buffer.filled()[before..];
-        let left = self.bounds.bytes.load(Ordering::Relaxed).checked_sub(new.len());
-        let left = left.ok_or_else(|| self.bounds.end("its answer is too long"))?;
-        self.bounds.bytes.store(left, Ordering::Relaxed);
-        self.has_read |= !new.is_empty();
-        if let missing @ 1.. = BEGINNING.saturating_sub(self.begun.len()) {
-            self.begun.extend(new.iter().take(missing));
-            (self.check)(&self.begun).map_err(|why| self.bounds.end(why))?;
+    #[tokio::test]
+    async fn each_address_of_a_name_and_each_host_has_its_share() {
+        for hosts in
+            [hosts(vec![host(&[FIRST, SECOND])]), hosts(vec![host(&[FIRST]), host(&[SECOND])])]
+        {
+            let asked = RefCell::new(Vec::new());
+            let open = async |_, spot: &Spot| {
+                asked.borrow_mut().push(address(spot));
+                if address(spot) == FIRST { Err(silence().await) } else { Ok(()) }
+            };
+            let begun = Instant::now();
+            let mut kept = None;
+            assert_eq!(hosts.call(&mut kept, open, async |()| Ok(5)).await, Ok(5));
+            assert_eq!(*asked.borrow(), [FIRST, SECOND]);
+            assert!(begun.elapsed() < PATIENCE);
+            assert!(kept.is_some());
+            // From now on it comes first.
+            asked.borrow_mut().clear();
+            if hosts.hosts.len() == 1 {
+                *hosts.hosts[0].lookup.lock().await = host(&[FIRST, SECOND]).lookup.into_inner();
+                assert_eq!(hosts.call(&mut None, open, async |()| Ok(5)).await, Ok(5));
+                assert_eq!(*asked.borrow(), [SECOND]);
+            }
         }
-        Poll::Ready(Ok(()))
     }
-}
 
-impl AsyncWrite for Bounded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.has_read {
-            let left = self.bounds.turns.load(Ordering::Relaxed).checked_sub(1);
-            let left = left
-                .ok_or_else(|| self.bounds.end("its answers ask for one call after the other"))?;
-            self.bounds.turns.store(left, Ordering::Relaxed);
-            self.has_read = false;
+    #[tokio::test]
+    async fn an_answer_says_more_than_none() {
+        let hosts = hosts(vec![host(&[FIRST, SECOND])]);
+        let open = async |_, spot: &Spot| {
+            if address(spot) == FIRST {
+                return Err::<(), _>(Error::unreachable("first", "dead"));
+            }
+            Err(Error::refused("second", "no"))
+        };
+        let refused = hosts.call(&mut None, open, async |()| Ok(())).await;
+        assert_eq!(refused, Err(Error::refused("second", "no")));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_given_up_with_the_first_failure_and_made_anew_once() {
+        let opened = RefCell::new(0);
+        let worked = RefCell::new(Vec::new());
+        for (good, outcome) in [(2, Ok(())), (3, Err(Error::refused("here", "no")))] {
+            let hosts = hosts(vec![host(&[FIRST])]);
+            opened.replace(0);
+            worked.replace(Vec::new());
+            let open = async |_, _: &Spot| {
+                *opened.borrow_mut() += 1;
+                Ok(2)
+            };
+            let work = async |&kept: &i32| {
+                worked.borrow_mut().push(kept);
+                if kept == good { Ok(()) } else { Err(Error::refused("here", "no")) }
+            };
+            let mut kept = Some(1);
+            assert_eq!(hosts.call(&mut kept, open, work).await, outcome);
+            assert_eq!((*opened.borrow(), &*worked.borrow()), (1, &vec![1, 2]));
+            assert_eq!(kept, outcome.is_ok().then_some(2));
         }
-        Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    #[tokio::test]
+    async fn a_look_up_that_hangs_is_waited_for_and_not_begun_again() {
+        let hosts = hosts(vec![host(&[FIRST])]);
+        let (answer, found) = tokio::sync::oneshot::channel();
+        let lookup = tokio::spawn(async { Ok(found.await.unwrap()) });
+        *hosts.hosts[0].lookup.lock().await = Some(lookup);
+        let open = async |_, spot: &Spot| Ok(address(spot));
+        let work = async |spot: &String| Ok(spot.clone());
+        let failed = hosts.call(&mut None, open, work).await;
+        assert_eq!(failed, Err(Error::unreachable(FIRST, "its name is not found in time")));
+        answer.send(vec![SECOND.parse().unwrap()]).unwrap();
+        assert_eq!(hosts.call(&mut None, open, work).await, Ok(SECOND.to_owned()));
     }
 }

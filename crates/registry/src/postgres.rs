@@ -1,9 +1,10 @@
 //! A PostgreSQL database as the registry: this extension's own functions in it do the work.
 
 use crate::address::{Options, PASSWORD_FILE, Password, refuse_half_a_password};
+use crate::bounded::{Bounded, BoundedTls, Bounds};
 use crate::error::{Error, root_cause};
 use crate::holder::Terms;
-use crate::net::{ANSWER, Bounded, Bounds, Hosts, Spot, Target};
+use crate::net::{Hosts, Pipe, Spot, Target};
 use crate::store::{Entry, Store};
 use crate::tls::{self, Files};
 use futures_util::TryStreamExt;
@@ -146,23 +147,6 @@ impl Drop for Connection {
 /// A value, with its type. Both are said with each statement: the library would ask the server.
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// How often a client has to say something more before it is let in: for TLS, and for a password.
-const TURNS_TO_CONNECT: usize = 8;
-
-/// What a PostgreSQL server begins with: that it speaks TLS or not, or a message of a start.
-fn speaks_postgres(begun: &[u8]) -> Result<(), &'static str> {
-    let foreign = "it does not speak as PostgreSQL does";
-    match begun {
-        [] | [b'S', ..] | [b'N'] => Ok(()),
-        [b'R' | b'E' | b'N' | b'v', a, b, c, d] => {
-            let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-            if (4..ANSWER).contains(&length) { Ok(()) } else { Err(foreign) }
-        }
-        [b'R' | b'E' | b'N' | b'v', ..] => Ok(()),
-        _ => Err(foreign),
-    }
-}
-
 impl PostgresAddress {
     async fn connect(&self, host: usize, spot: &Spot) -> Result<Connection, Error> {
         let Server { config, place, name, .. } = &self.servers[host];
@@ -172,18 +156,20 @@ impl PostgresAddress {
             config.password(password.read().await?);
         }
         let stream = spot.connect().await.map_err(|error| Error::unreachable(place, error))?;
-        let (stream, bounds) = Bounded::new(stream, speaks_postgres, TURNS_TO_CONNECT);
+        let bounds = Arc::default();
         let failed = |error| in_words(place, &error);
         let (client, task) = match &self.tls {
             None => {
-                let (client, connection) =
-                    config.connect_raw(stream, NoTls).await.map_err(failed)?;
+                let stream = Bounded::new(stream, &bounds);
+                let connected = config.connect_raw(stream, NoTls).await;
+                let (client, connection) = connected.map_err(failed)?;
                 (client, tokio::spawn(connection).abort_handle())
             }
             Some(files) => {
                 let mut tls = MakeRustlsConnect::new(files.read().await?);
-                let tls = MakeTlsConnect::<Bounded>::make_tls_connect(&mut tls, name);
+                let tls = MakeTlsConnect::<Box<dyn Pipe>>::make_tls_connect(&mut tls, name);
                 let tls = tls.map_err(|error| Error::unreachable(place, error))?;
+                let tls = BoundedTls { tls, bounds: Arc::clone(&bounds) };
                 let (client, connection) = config.connect_raw(stream, tls).await.map_err(failed)?;
                 (client, tokio::spawn(connection).abort_handle())
             }
@@ -215,7 +201,7 @@ impl Connection {
         values: &[Parameter<'_>],
         of_row: impl Fn(Row) -> Result<T, tokio_postgres::Error>,
     ) -> Result<Vec<T>, Error> {
-        self.bounds.allow(1);
+        self.bounds.allow_a_call();
         let failed = |error| match self.bounds.ended() {
             Some(why) => Error::no_registry(&self.place, why),
             None => in_words(&self.place, &error),
