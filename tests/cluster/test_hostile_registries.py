@@ -208,9 +208,15 @@ def postgres(*answers, greeting=b"", more=None):
 BOUND = message(b"1") + message(b"2")
 DONE = message(b"C", b"SELECT 1\0") + message(b"Z", b"I")
 BIGINT, TEXT, BOOLEAN, NO_SUCH_TYPE = 20, 25, 16, 99_999
-SCHEMA = BOUND + columns(("quote_ident", TEXT)) + row(b"public") + DONE
+# Whether the extension is there: a row of nothing.
+FOUND = BOUND + columns() + row() + DONE
 LEASES = BOUND + columns(("number", BIGINT), ("revision", BIGINT), ("record", TEXT), ("alive", BOOLEAN))
 LEASE = row(struct.pack(">q", 1), struct.pack(">q", 1), b"", b"\1")
+RECORD = (
+    '{"format":1,"node":"","host":"","nonce":"","state":"held","floor":0,"until":4000000000000000,'
+    '"layout":"timestamp:41,worker:10,sequence:12","epoch":1735689600000000,"updated_at":0}'
+)
+LEASED = b"".join(row(struct.pack(">q", n), struct.pack(">q", 1), RECORD.encode(), b"\1") for n in range(20_000))
 POSTGRES = {
     "a page": (says(HTML), "is none, by its answer: it does not speak as PostgreSQL does"),
     "another protocol": (says(b"220 mail.example ESMTP\r\n"), "is none, by its answer: it does not speak as PostgreSQL"),
@@ -219,41 +225,43 @@ POSTGRES = {
     "a byte a second": (lambda _, c: slowly(c, message(b"R", bytes(4)) * 9), "cannot be reached: no answer within 3 s"),
     "half an answer": (says(message(b"R", bytes(4))[:6]), "cannot be reached: "),
     "half an answer, and silence": (lambda _, c: (c.sendall(b"R\0\0"), silent(c)), "cannot be reached: no answer within 3 s"),
-    "no extension": (postgres(BOUND + columns(("quote_ident", TEXT)) + DONE), "refuses: the extension is not there"),
+    "no extension": (postgres(BOUND + columns() + DONE), "refuses: it is no registry: CREATE EXTENSION snowflake_id_node"),
     "no end of notices": (
-        postgres(SCHEMA, greeting=message(b"S", b"a\0b\0"), more=lambda c: endless(c, message(b"N", b"Mx\0\0") * 1000)),
+        postgres(FOUND, greeting=message(b"S", b"a\0b\0"), more=lambda c: endless(c, message(b"N", b"Mx\0\0") * 1000)),
         "is none, by its answer: ",
     ),
     "no end of settings": (
-        postgres(SCHEMA, more=lambda c: [c.sendall(message(b"S", b"%d\0x\0" % n)) for n in range(10**9)]),
+        postgres(FOUND, more=lambda c: [c.sendall(message(b"S", b"%d\0x\0" % n)) for n in range(10**9)]),
         "is none, by its answer: its answer is too long|no answer within 3 s",
     ),
     "no end of rows": (
-        postgres(SCHEMA, LEASES, more=lambda c: endless(c, LEASE * 1000)),
+        postgres(FOUND, LEASES, more=lambda c: endless(c, LEASE * 1000)),
         "is none, by its answer: its answer is too long",
     ),
     "a huge row": (
-        postgres(SCHEMA, LEASES, more=lambda c: (c.sendall(b"D\x7f\xff\xff\xff"), endless(c))),
+        postgres(FOUND, LEASES, more=lambda c: (c.sendall(b"D\x7f\xff\xff\xff"), endless(c))),
         "is none, by its answer: its answer is too long",
     ),
+    # Nearly as many as an answer holds.
+    "many leases": (postgres(FOUND, LEASES + LEASED + DONE), "all worker ids from 0 to 1023 are taken, 1024 of them by"),
     "empty rows": (
-        postgres(SCHEMA, BOUND + columns(), more=lambda c: endless(c, row() * 1000)),
+        postgres(FOUND, BOUND + columns(), more=lambda c: endless(c, row() * 1000)),
         "is none, by its answer: invalid column",
     ),
     "wrong types": (
-        postgres(SCHEMA, BOUND + columns(("number", TEXT)) + row(b"x") + DONE),
+        postgres(FOUND, BOUND + columns(("number", TEXT)) + row(b"x") + DONE),
         "is none, by its answer: cannot convert",
     ),
     # Which the client asks for, and what that answer is made of, and so on.
     "unknown types": (
-        postgres(BOUND + columns(("quote_ident", NO_SUCH_TYPE)) + row(b"x") + DONE),
+        postgres(BOUND + columns(("number", NO_SUCH_TYPE)) + row(b"x") + DONE),
         "is none, by its answer: its answers ask for one call after the other",
     ),
     "huge numbers": (
-        postgres(SCHEMA, LEASES + row(b"\xff" * 8, b"\x7f" * 8, b"{}", b"\1") + DONE),
+        postgres(FOUND, LEASES + row(b"\xff" * 8, b"\x7f" * 8, b"{}", b"\1") + DONE),
         "number 18446744073709551615 in .* is no lease: missing field",
     ),
-    "never a success": (postgres(SCHEMA, LEASES + DONE), "others took each worker id that was free"),
+    "never a success": (postgres(FOUND, LEASES + DONE), "others took each worker id that was free"),
 }
 
 # ZooKeeper
@@ -367,7 +375,6 @@ def test_hostile_registries(start_server, connect, kind):
             time.sleep(max(0, begun + 3 - time.monotonic()))
             calls[case] = server.calls / (time.monotonic() - begun)
         most[case] = (memory(keeper) - before) // 1024
-    print(calls, most)
     assert wrong == {}
     assert max(calls.values()) <= CALLS_PER_SECOND, calls
     assert max(most.values()) <= MORE_MEMORY, most

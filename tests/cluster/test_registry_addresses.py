@@ -6,6 +6,7 @@ import socket
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 from clients import eventually
 from nodes import Lessee
@@ -106,19 +107,20 @@ def test_what_becomes_of_tokens(installation, start_registry, start_node, tokens
     print(f"{tokens} tokens: failed heartbeats after {failed}")
 
 
-def test_the_schema_of_a_registry(start_registry, start_node, connect):
-    """The functions of a PostgreSQL registry have moved; its connections are ended."""
+@pytest.mark.parametrize("change", ["connections", "functions"])
+def test_what_becomes_of_connections(start_registry, start_node, change):
+    """To a PostgreSQL registry: they are ended, or what they knew is no more."""
     registry = start_registry(PostgresRegistry)
     node = start_node(registry.address("here"))
-    with connect(registry._server, "here") as admin:
-        for change in (
-            "ALTER EXTENSION snowflake_id SET SCHEMA {}",
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'snowflake_id lease'",
-        ):
-            admin.execute("CREATE SCHEMA IF NOT EXISTS elsewhere")
-            before = counts(node)
-            admin.execute(change.format("elsewhere"))
-            renewed(node, before)
+    with psycopg.connect(registry.address("here"), autocommit=True) as admin:
+        before = counts(node)
+        if change == "connections":
+            name = "application_name = 'snowflake_id lease'"
+            admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {name}")
+        else:
+            # In one transaction. All leases go with it, and are written again.
+            admin.execute("DROP EXTENSION snowflake_id_node; CREATE EXTENSION snowflake_id_node")
+        renewed(node, before)
 
 
 # Names of several addresses
