@@ -46,6 +46,7 @@ pub(crate) enum Error {
     ClockBehindRecord { by: u64, now: i64 },
     ClockJumped { by: u64, now: i64, max: u64 },
     ClockUncertain { error: u64, max: u64 },
+    ClockUnknown { max: u64 },
     ClockBehind { by: u64, now: i64, max_wait: Duration },
     TimeExhausted { layout: Layout },
     // Settings and layouts
@@ -100,7 +101,7 @@ pub(crate) enum TextForm {
 }
 
 const WRONG_LAYOUT_HINT: &str = "Name the layout that made it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.";
-const CLOCK_HINT: &str = "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation; SELECT * FROM snowflake_layout() shows the epoch.";
+const CLOCK_HINT: &str = "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation (NTP); SELECT * FROM snowflake_layout() shows the epoch.";
 const AS_OWNER_HINT: &str = "Audit it as a role that may SET ROLE to its owner, and the tables below a view each by itself.";
 const LAYOUT_IN_FORCE_HINT: &str = "SELECT * FROM snowflake_layout() shows the layout in force.";
 
@@ -124,7 +125,8 @@ impl Error {
             Self::ClockBehind { .. }
             | Self::ClockBehindRecord { .. }
             | Self::ClockJumped { .. }
-            | Self::ClockUncertain { .. } => Counter::RefusedClock,
+            | Self::ClockUncertain { .. }
+            | Self::ClockUnknown { .. } => Counter::RefusedClock,
             Self::NoLease { .. } | Self::LeaseClaimed { .. } | Self::LeaseEnded { .. } => {
                 Counter::RefusedLease
             }
@@ -164,7 +166,8 @@ impl Error {
             Self::ClockBehind { .. }
             | Self::ClockBehindRecord { .. }
             | Self::ClockJumped { .. }
-            | Self::ClockUncertain { .. } => Code::ERRCODE_SYSTEM_ERROR,
+            | Self::ClockUncertain { .. }
+            | Self::ClockUnknown { .. } => Code::ERRCODE_SYSTEM_ERROR,
             Self::TimeExhausted { .. } => Code::ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
             Self::BatchNull | Self::FieldMissing { .. } | Self::AuditNull => {
                 Code::ERRCODE_NULL_VALUE_NOT_ALLOWED
@@ -253,6 +256,9 @@ impl Error {
             }
             Self::ClockUncertain { error, .. } => {
                 format!("the clock error may be as large as {}", duration(*error))
+            }
+            Self::ClockUnknown { .. } => {
+                "the clock error is not known: the kernel may not be asked".to_owned()
             }
             Self::ClockBehind { by, .. } => {
                 format!("the clock is {} behind this node's snowflake ids", duration(*by))
@@ -471,7 +477,11 @@ impl Error {
             ),
             Self::ClockUncertain { max, .. } => (
                 format!("That is the kernel's estimate; up to {} is allowed (snowflake_id.max_clock_error).", duration(*max)),
-                "Ids flow again by themselves when it is smaller. Check the machine's time synchronisation.".to_owned(),
+                "Ids flow again by themselves when it is smaller. Check the machine's time synchronisation (NTP): chronyc tracking, or timedatectl timesync-status.".to_owned(),
+            ),
+            Self::ClockUnknown { max } => (
+                format!("Up to {} is allowed (snowflake_id.max_clock_error), and adjtimex is forbidden to this server.", duration(*max)),
+                "Allow it: the seccomp profile of a container, or ProtectClock of a systemd unit, forbids it. Or make ids without asking: ALTER SYSTEM SET snowflake_id.max_clock_error = 0; SELECT pg_reload_conf();".to_owned(),
             ),
             Self::ClockBehind { by, now, max_wait } => (
                 format!(

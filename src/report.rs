@@ -32,6 +32,8 @@ pub(crate) enum State {
     ClockJumped,
     /// The kernel's estimate of the clock's error is too large: `micros`.
     ClockError,
+    /// There is no such estimate, and it is to be looked at.
+    ClockUnknown,
     /// The record is of another layout: `text`, with an epoch in `micros`.
     LayoutChanged,
     /// The data directory may be the copy of another node's: `text`.
@@ -53,7 +55,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Starting,
         Self::Ready,
         Self::NoWorkerId,
@@ -64,6 +66,7 @@ impl State {
         Self::ClockBehind,
         Self::ClockJumped,
         Self::ClockError,
+        Self::ClockUnknown,
         Self::LayoutChanged,
         Self::Copy,
         Self::TwoSources,
@@ -146,10 +149,19 @@ pub(crate) struct Report {
     pub(crate) lease_until: AtomicI64,
     /// How far the clock stands ahead of where it is trusted to stand, in microseconds.
     pub(crate) clock_jump: AtomicI64,
-    /// The kernel's estimates, in microseconds.
-    pub(crate) clock_error: AtomicI64,
-    pub(crate) clock_offset: AtomicI64,
-    pub(crate) clock_synchronized: AtomicBool,
+    /// Whether there is an [`Estimate`], and its parts.
+    estimate: Published<4>,
+}
+
+/// What the kernel says of the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Estimate {
+    /// How wrong it can be, in microseconds.
+    pub(crate) error: i64,
+    /// What the kernel is still correcting, little by little; in microseconds.
+    pub(crate) offset: i64,
+    /// Whether a time daemon keeps it.
+    pub(crate) synchronized: bool,
 }
 
 impl Report {
@@ -196,6 +208,24 @@ impl Report {
         words[0] = since.cast_unsigned();
         words[1..].copy_from_slice(&words_of(&text));
         self.trouble.write(words);
+    }
+
+    /// What the kernel says of the clock; `None` before the first look, and where it may not be
+    /// asked.
+    pub(crate) fn estimate(&self) -> Option<Estimate> {
+        let [known, error, offset, synchronized] = self.estimate.read();
+        (known != 0).then(|| Estimate {
+            error: error.cast_signed(),
+            offset: offset.cast_signed(),
+            synchronized: synchronized != 0,
+        })
+    }
+
+    pub(crate) fn set_estimate(&self, estimate: Option<Estimate>) {
+        self.estimate.write(estimate.map_or([0; 4], |estimate| {
+            let Estimate { error, offset, synchronized } = estimate;
+            [1, error.cast_unsigned(), offset.cast_unsigned(), synchronized.into()]
+        }));
     }
 
     /// Asks for a look that begins after this call. The ticket says when it has been done.

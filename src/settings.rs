@@ -238,7 +238,7 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
     GucRegistry::define_int_guc(
         c"snowflake_id.max_clock_error",
         c"No ids while the kernel's estimate of the clock's error is above this; 0 never asks.",
-        c"The kernel's estimate is kept right by a time daemon such as chrony; without one it grows.",
+        c"The kernel's estimate is kept right by a time daemon that speaks NTP, such as chrony; without one it grows. Between two answers of a time server it grows as well: not below 2.5 s.",
         &MAX_CLOCK_ERROR,
         0,
         HOUR,

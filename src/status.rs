@@ -107,6 +107,10 @@ pub(crate) fn error_of(verdict: Verdict) -> Option<Error> {
             let max = settings::max_clock_error().unwrap_or(0);
             Ok(Error::ClockUncertain { error: by, max })
         }
+        State::ClockUnknown => {
+            let max = settings::max_clock_error().unwrap_or(0);
+            Ok(Error::ClockUnknown { max })
+        }
         State::LayoutChanged => {
             let was = verdict.text;
             layout().map(|layout| Error::LayoutChanged { was, epoch: by as i64, layout })
@@ -217,6 +221,7 @@ const fn word(state: State) -> &'static str {
         State::ClockBehind => "clock_behind",
         State::ClockJumped => "clock_jumped",
         State::ClockError => "clock_error",
+        State::ClockUnknown => "clock_unknown",
         State::LayoutChanged => "layout_changed",
         State::Copy => "copy",
         State::TwoSources => "two_sources",

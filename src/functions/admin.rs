@@ -53,6 +53,7 @@ fn snowflake_node() -> TableIterator<
     let text = |text: String| Some(Text(text)).filter(|text| !text.is_empty());
 
     let trouble = report.and_then(Report::trouble);
+    let estimate = report.and_then(Report::estimate);
 
     let layout = settings::layout().ok();
     let position = shared.zip(layout).map(|(shared, layout)| status::Ends::of(shared, layout));
@@ -79,9 +80,9 @@ fn snowflake_node() -> TableIterator<
         position.reserved.and_then(time),
         time(WallClock.now()),
         looked.and_then(|report| interval(report.clock_jump.load(Ordering::Relaxed))),
-        looked.and_then(|report| interval(report.clock_error.load(Ordering::Relaxed))),
-        looked.and_then(|report| interval(report.clock_offset.load(Ordering::Relaxed))),
-        looked.map(|report| report.clock_synchronized.load(Ordering::Relaxed)),
+        estimate.and_then(|estimate| interval(estimate.error)),
+        estimate.and_then(|estimate| interval(estimate.offset)),
+        estimate.map(|estimate| estimate.synchronized),
         Text(settings::database()),
         looked.map(|report| report.timeline.load(Ordering::Relaxed) as i32),
         report.map(|report| report.pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0),

@@ -264,7 +264,7 @@ impl Keeper {
             let report = self.shared.report();
             let asked = report.asked();
             let reading = Reading::take();
-            report_clock(report, &reading);
+            report.set_estimate(reading.estimate);
             self.measure();
             let pause = self.look(&reading).unwrap_or_else(|verdict| {
                 // A look that was interrupted by the end found nothing worth saying.
@@ -819,11 +819,9 @@ impl Keeper {
             self.count(Counter::ClockForward, 1);
         }
         jump.map_err(|by| Verdict::of(State::ClockJumped, by, ""))?;
-        let error = reading.error.max(0) as u64;
-        if settings::max_clock_error().is_some_and(|max| error > max) {
-            return Err(Verdict::of(State::ClockError, error, ""));
-        }
-        Ok(())
+        let Some(max) = settings::max_clock_error() else { return Ok(()) };
+        let error = reading.estimate.ok_or(State::ClockUnknown)?.error.max(0) as u64;
+        if error > max { Err(Verdict::of(State::ClockError, error, "")) } else { Ok(()) }
     }
 
     /// Other nodes' records can come while this one runs: by logical replication that of
@@ -977,12 +975,6 @@ fn publish(status: &Status, report: &Report) {
     report.lease_until.store(until, Ordering::Relaxed);
     let trouble = status.trouble.as_ref();
     report.set_trouble(trouble.map(|trouble| (trouble.since, lease::in_words(&trouble.error))));
-}
-
-fn report_clock(report: &Report, reading: &Reading) {
-    report.clock_error.store(reading.error, Ordering::Relaxed);
-    report.clock_offset.store(reading.offset, Ordering::Relaxed);
-    report.clock_synchronized.store(reading.synchronized, Ordering::Relaxed);
 }
 
 /// Where the node's number comes from.

@@ -48,9 +48,9 @@ COMMENT ON COLUMN snowflake_status.issued_until IS 'the time of the next id, if 
 COMMENT ON COLUMN snowflake_status.reserved_until IS 'the end of the window: no id of this time or later can be made yet';
 COMMENT ON COLUMN snowflake_status.clock IS 'the wall clock';
 COMMENT ON COLUMN snowflake_status.clock_jump IS 'how far it jumped forward and is not believed';
-COMMENT ON COLUMN snowflake_status.clock_error IS 'how wrong it can be, as the kernel estimates';
-COMMENT ON COLUMN snowflake_status.clock_offset IS 'what the kernel is still correcting';
-COMMENT ON COLUMN snowflake_status.clock_synchronized IS 'whether a time daemon keeps it';
+COMMENT ON COLUMN snowflake_status.clock_error IS 'how wrong it can be, as the kernel estimates; null where the kernel may not be asked';
+COMMENT ON COLUMN snowflake_status.clock_offset IS 'what the kernel is still correcting; null likewise';
+COMMENT ON COLUMN snowflake_status.clock_synchronized IS 'whether a time daemon keeps it; null likewise';
 COMMENT ON COLUMN snowflake_status.database IS 'the keeper''s database';
 COMMENT ON COLUMN snowflake_status.timeline IS 'the cluster''s timeline';
 COMMENT ON COLUMN snowflake_status.keeper_pid IS 'the keeper''s process; null if it does not run';

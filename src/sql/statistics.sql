@@ -96,7 +96,7 @@ COMMENT ON COLUMN pg_stat_snowflake.ceiling_used IS 'the share of that which is 
 COMMENT ON COLUMN pg_stat_snowflake.ahead IS 'how far ids run ahead of the clock';
 COMMENT ON COLUMN pg_stat_snowflake.window_left IS 'how long the window still lasts from where ids are now; it is renewed while ids are made';
 COMMENT ON COLUMN pg_stat_snowflake.lease_left IS 'how long the lease of the worker id still lasts; null where it is set by hand';
-COMMENT ON COLUMN pg_stat_snowflake.clock_error IS 'how wrong the clock can be, as the kernel estimates';
+COMMENT ON COLUMN pg_stat_snowflake.clock_error IS 'how wrong the clock can be, as the kernel estimates; null where it may not be asked';
 COMMENT ON COLUMN pg_stat_snowflake.years_left IS 'until the last tick of the layout';
 COMMENT ON COLUMN pg_stat_snowflake.stats_reset IS 'since when is counted';
 

@@ -1,10 +1,13 @@
 """What the cluster tests share."""
 
 import contextlib
+import os
+from pathlib import Path
 
 import pytest
 from nodes import Copies, next_id
 from registries import KINDS, Certificates, Proxy
+from throwaway import compile_library
 
 
 @pytest.fixture
@@ -21,6 +24,22 @@ def made(clock_server, connect):
     connection.execute("CREATE EXTENSION snowflake_id")
     next_id(connection)
     return connection
+
+
+@pytest.fixture
+def kernel_clock(installation):
+    """The environment of a server whose kernel says how wrong the clock is, and how to set it: in seconds, None for silence."""
+    directory = installation.directory()
+    library, file = directory / "kernel_clock.so", directory / "error"
+    compile_library(Path(__file__).with_name("kernel_clock.c"), library)
+
+    def wrong_by(seconds):
+        new = file.with_suffix(".new")
+        new.write_text("-1" if seconds is None else str(round(seconds * 1_000_000)))
+        os.replace(new, file)
+
+    wrong_by(0.001)
+    return {"LD_PRELOAD": str(library), "CLOCK_ERROR": str(file)}, wrong_by
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.SCHEME)

@@ -21,7 +21,7 @@ def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):
     assert diag.message_detail.startswith("The clock reads 20")
     assert diag.message_detail.endswith("Up to 5 ms is waited for (snowflake_id.max_wait).")
     assert diag.message_hint == (
-        "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation; "
+        "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation (NTP); "
         "SELECT * FROM snowflake_layout() shows the epoch."
     )
     # Every way to make ids says the same; reading them goes on.

@@ -1,12 +1,13 @@
 """A clock that goes wrong must not take the node's record with it: jumps, steps back, a bad synchronisation."""
 
+import datetime
 import re
 import time
 
 import psycopg
 import pytest
 from clients import TICK, Clients, eventually
-from nodes import configure, next_id, seconds, status
+from nodes import configure, next_id, refusal, seconds, status
 
 TEN_DAYS = 864000
 
@@ -216,30 +217,83 @@ def test_steps_back_while_running(clock_server, made):
     assert_made_now(made, last)
 
 
-def test_the_kernels_estimate_of_the_error(start_server, connect):
-    """No new windows while it exceeds max_clock_error; which of the two it does is read from the status."""
-    server = start_server()
+@pytest.fixture
+def estimated(start_server, connect, kernel_clock):
+    """A server by its kernel's estimate of the clock's error: a connection, and functions that set and await that."""
+    env, wrong_by = kernel_clock
+    server = start_server(server_options={"env": env}, max_clock_error=RECOMMENDED)
     connection = connect(server)
     connection.execute("CREATE EXTENSION snowflake_id")
+
+    def becomes(seconds):
+        wrong_by(seconds)
+        known = None if seconds is None else datetime.timedelta(seconds=seconds)
+        eventually(lambda: one(connection, "SELECT clock_error FROM pg_stat_snowflake") == known)
+
+    return server, connection, becomes
+
+
+# As docs/REFERENCE.md recommends it.
+RECOMMENDED = "5s"
+
+
+def test_the_kernels_estimate_of_the_error(estimated):
+    """No new windows while it exceeds max_clock_error; ids again when it does not, by the clock or by the setting."""
+    server, connection, becomes = estimated
     last = next_id(connection)
-    estimate = one(connection, "SELECT extract(epoch FROM clock_error)::float * 1000 FROM snowflake_status")
-    print(f"the kernel's clock may be wrong by {estimate} ms")
-    # More than it can be (the kernel counts to 16 s), and off.
-    for allowed in "1h", "0":
-        configure(server, connection, max_clock_error="1ms")
-        if estimate > 1:
-            # As soon as the window is used up.
-            eventually(lambda: is_refused(connection))
-            with pytest.raises(psycopg.Error) as caught:
-                next_id(connection)
-            message = caught.value.diag.message_primary
-            assert re.fullmatch(r"the clock error may be as large as [\d.]+ (ms|s|min)", message)
-            assert status(connection).state == "clock_error"
-        else:
-            print("below 1 ms: no setting can refuse it")
-            assert not is_refused(connection)
-        configure(server, connection, max_clock_error=allowed)
-        # The keeper reads its configuration soon after the session.
-        eventually(lambda: not is_refused(connection))
-        assert next_id(connection) > last
-        eventually(lambda: status(connection).state == "ready")
+    becomes(5)
+    assert next_id(connection) > last
+    becomes(5.001)
+    # As soon as the window is used up.
+    eventually(lambda: is_refused(connection))
+    diag = refusal(connection)
+    assert (diag.sqlstate, diag.message_primary) == ("58000", "the clock error may be as large as 5.001 s")
+    assert diag.message_detail == "That is the kernel's estimate; up to 5 s is allowed (snowflake_id.max_clock_error)."
+    assert status(connection).state == "clock_error"
+    becomes(5)
+    assert next_id(connection) > last
+    becomes(16)
+    eventually(lambda: is_refused(connection))
+    configure(server, connection, max_clock_error="0")
+    # The keeper reads its configuration soon after the session.
+    eventually(lambda: not is_refused(connection))
+    eventually(lambda: status(connection).state == "ready")
+
+
+def test_the_teeth_of_a_saw(estimated):
+    """The estimate grows by 0.5 ms a second from one answer of a time server to the next: not a reason to stop.
+
+    Of chrony (1,024 s) and systemd-timesyncd (2,048 s), with the error that the servers admit, and one answer missed.
+    """
+    _, connection, becomes = estimated
+    last = next_id(connection)
+    for age in (*range(0, 1025, 64), *range(0, 2049, 128), 2100, 4096):
+        becomes(0.1 + age * 0.0005)
+        number = next_id(connection)
+        assert number > last
+        last = number
+    assert status(connection).state == "ready"
+    assert one(connection, "SELECT refused_clock FROM pg_stat_snowflake") == 0
+
+
+def test_a_kernel_that_may_not_be_asked(estimated):
+    """NULL, not an error of 16 s; where the error is bounded, a reason of its own, and the way out that it names."""
+    _, connection, becomes = estimated
+    last = next_id(connection)
+    becomes(None)
+    row = status(connection)
+    assert (row.clock_error, row.clock_offset, row.clock_synchronized) == (None, None, None)
+    eventually(lambda: is_refused(connection))
+    diag = refusal(connection)
+    assert (diag.sqlstate, diag.message_primary) == ("58000", "the clock error is not known: the kernel may not be asked")
+    assert diag.message_detail == (
+        "Up to 5 s is allowed (snowflake_id.max_clock_error), and adjtimex is forbidden to this server."
+    )
+    row = status(connection)
+    assert (row.state, row.hint) == ("clock_unknown", diag.message_hint)
+    for statement in re.search(r"asking: (.*;)$", diag.message_hint)[1].split("; "):
+        connection.execute(statement)
+    eventually(lambda: not is_refused(connection))
+    assert next_id(connection) > last
+    eventually(lambda: status(connection).state == "ready")
+    assert status(connection).clock_error is None

@@ -8,7 +8,6 @@ import datetime
 import itertools
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from monitor import SETUP, PostgresExporter, Prometheus, SqlExporter
 from nodes import IDS, REPLICATION, Lessee, configure, next_id, refusal, status
 from psycopg.rows import dict_row
 from registries import Etcd, Proxy
-from throwaway import PROJECT, compile_library
+from throwaway import PROJECT
 
 # Nothing of this has to do with the server's version.
 pytestmark = pytest.mark.once
@@ -144,22 +143,6 @@ def watch(installation):
             return watched
 
         yield watch
-
-
-@pytest.fixture
-def kernel_clock(installation):
-    """The environment of a server whose kernel says how wrong the clock is, and how to set it, in seconds."""
-    directory = installation.directory()
-    library, file = directory / "kernel_clock.so", directory / "error"
-    compile_library(Path(__file__).with_name("kernel_clock.c"), library)
-
-    def wrong_by(seconds):
-        new = file.with_suffix(".new")
-        new.write_text(str(round(seconds * 1_000_000)))
-        os.replace(new, file)
-
-    wrong_by(0.001)
-    return {"LD_PRELOAD": str(library), "CLOCK_ERROR": str(file)}, wrong_by
 
 
 def series(watched, job):
@@ -311,10 +294,16 @@ def test_the_kernels_clock(start_server, watch, kernel_clock):
     server.psql(SETUP)
     watched = watch(server)
     watched.sees("snowflake_clock_error_seconds == 0.001")
-    wrong_by(0.051)
+    wrong_by(2.501)
     alert = watched.fires(OF_THE_MACHINE)[OF_THE_MACHINE]
-    assert "may be wrong by 51ms;" in alert["annotations"]["description"]
-    wrong_by(0.05)
+    assert "may be wrong by 2.501s;" in alert["annotations"]["description"]
+    # Where the kernel may not be asked there is nothing to be judged.
+    wrong_by(None)
+    watched.resolves(OF_THE_MACHINE)
+    eventually(lambda: not watched.query("snowflake_clock_error_seconds or snowflake_clock_synchronized"), "no metric")
+    wrong_by(2.501)
+    watched.fires(OF_THE_MACHINE)
+    wrong_by(2.5)
     watched.resolves(OF_THE_MACHINE)
 
 
