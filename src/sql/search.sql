@@ -23,7 +23,7 @@ COMMENT ON FUNCTION snowflake_lower_bound(timestamptz) IS
 
 -- The body is parsed here and kept as a tree: it does not depend on the caller's
 -- search_path. It is inlined, so that the planner sees a range of the id.
-CREATE FUNCTION snowflake_between(id bigint, "from" timestamptz, until timestamptz)
+CREATE FUNCTION snowflake_between(id bigint, "from" timestamptz, until timestamptz DEFAULT 'infinity')
 RETURNS boolean
 STABLE PARALLEL SAFE
 LANGUAGE sql
@@ -31,4 +31,4 @@ RETURN id OPERATOR(pg_catalog.>=) snowflake_lower_bound("from")
     AND id OPERATOR(pg_catalog.<) snowflake_lower_bound(until);
 
 COMMENT ON FUNCTION snowflake_between(bigint, timestamptz, timestamptz) IS
-'whether an id was made at or after the first time and before the second; an index on the id and partitions by it serve the search';
+'whether an id was made at or after the first time and, if there is one, before the second; an index on the id and partitions by it serve the search';

@@ -24,6 +24,9 @@ FROM made, (VALUES
     ('2026-01-01 00:00:00.005001+00', '2026-01-01 00:00:00.009+00'),
     ('-infinity', 'infinity'), ('infinity', '-infinity')) AS ranges (since, until);
 SELECT snowflake_between(0, '-infinity', 'infinity'), snowflake_between(9223372036854775806, '-infinity', 'infinity');
+-- Without an end.
+SELECT snowflake_between(id, '2026-01-01'), snowflake_between(id, '2026-01-01 00:00:00.000001'), snowflake_between(9223372036854775806, 'infinity')
+FROM snowflake_encode('2026-01-01', 1, 0) AS id;
 SELECT snowflake_between(NULL, now(), now()), snowflake_between(1, NULL, now()), snowflake_between(1, now(), NULL);
 
 -- A million rows of a day: the primary key's index serves the search, and its
@@ -34,6 +37,7 @@ SELECT snowflake_encode(timestamptz '2026-01-01 00:00:00+00' + n * interval '86.
 FROM generate_series(0, 999999) AS n;
 VACUUM ANALYZE hits;
 EXPLAIN (COSTS OFF) SELECT n FROM hits WHERE snowflake_between(id, '2026-01-01 12:00:00+00', '2026-01-01 12:01:00+00');
+EXPLAIN (COSTS OFF) SELECT n FROM hits WHERE snowflake_between(id, '2026-01-01 23:59:00+00');
 SELECT count(*), min(n), max(n) FROM hits WHERE snowflake_between(id, '2026-01-01 12:00:00+00', '2026-01-01 12:01:00+00');
 -- The planner knows how few rows that is.
 CREATE FUNCTION estimated_rows(query text) RETURNS bigint LANGUAGE plpgsql AS $$
