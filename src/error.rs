@@ -5,7 +5,7 @@
 
 use crate::audit::Hidden;
 use crate::encoding;
-use crate::settings::MAX_BATCH_LIMIT;
+use crate::settings::{self, MAX_BATCH_LIMIT};
 use crate::statistics::Counter;
 use crate::tables::{Changed, EXTENSION, Unusable};
 use crate::time::shown;
@@ -327,7 +327,10 @@ impl Error {
         let (detail, hint) = match self {
             Self::NotPreloaded => (
                 "The ids of a node come from its shared memory. Reading ids works without.".to_owned(),
-                "Add snowflake_id to the libraries of shared_preload_libraries and restart the server; where there are no others: ALTER SYSTEM SET shared_preload_libraries = 'snowflake_id';".to_owned(),
+                settings::preload_statement().map_or_else(
+                    || "A superuser is shown the statement that adds it to what is preloaded: SELECT hint FROM snowflake_status;".to_owned(),
+                    |statement| format!("{statement} Then restart the server."),
+                ),
             ),
             Self::NoWorkerId { layout } => (
                 format!(

@@ -8,7 +8,8 @@ use crate::encoding;
 use crate::error::Error;
 use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::spi::{quote_identifier, quote_literal};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgList};
 use snowflake_core::audit::Sample;
 use snowflake_core::{Field, Layout};
 use snowflake_registry::{Address, Terms};
@@ -63,6 +64,40 @@ pub(crate) const MAX_BATCH_LIMIT: i32 = 100_000_000;
 pub(crate) fn preloading() -> bool {
     // SAFETY: reads a flag that only the main thread of the process writes.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// The statement that adds this library to those that are preloaded, each name by itself: between
+/// one pair of quotes they would be one name, with which the server does not start. `None` where
+/// the session's role may not see what is preloaded.
+pub(crate) fn preload_statement() -> Option<String> {
+    // SAFETY: reads the session's role and its memberships. The string is PostgreSQL's, which
+    // changes it with a restart only; what is cut to pieces is a copy of it.
+    let names = unsafe {
+        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_SETTINGS);
+        if !pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) {
+            return None;
+        }
+        let mut names = std::ptr::null_mut();
+        let value = pg_sys::shared_preload_libraries_string;
+        // Where it is no list, PostgreSQL preloads nothing.
+        let whole = !value.is_null()
+            && pg_sys::SplitDirectoriesString(
+                pg_sys::pstrdup(value),
+                b',' as c_char,
+                &raw mut names,
+            );
+        let names = PgList::<c_char>::from_pg(if whole { names } else { std::ptr::null_mut() });
+        names
+            .iter_ptr()
+            .map(|name| CStr::from_ptr(name).to_string_lossy().into_owned())
+            .collect::<Vec<_>>()
+    };
+    let names = names.iter().map(|name| match quote_identifier(name) {
+        plain if plain == *name => plain,
+        _ => quote_literal(name),
+    });
+    let names: Vec<_> = names.chain(["snowflake_id".to_owned()]).collect();
+    Some(format!("ALTER SYSTEM SET shared_preload_libraries = {};", names.join(", ")))
 }
 
 /// What was refused while the settings were defined.

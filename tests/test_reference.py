@@ -179,12 +179,14 @@ def test_every_client_can_read_the_errors():
     assert (PROJECT / "src/settings.rs").read_text().isascii()
 
 
-def test_examples(installation, server, database):
+def test_examples(installation, start_server):
     """All run, in the order of the page, as psql's input; what stands below one is what it prints."""
+    server = start_server(postgres={"shared_preload_libraries": "pg_stat_statements, snowflake_id"})
+    server.psql("CREATE DATABASE examples")
     assert REFERENCE.count("```output") == sum(output is not None for _, _, output in examples())
     for line, sql, output in examples():
         done = subprocess.run(
-            [installation.bin("psql"), "-Xq", "-d", server.conninfo(database)],
+            [installation.bin("psql"), "-Xq", "-d", server.conninfo("examples")],
             input=sql,
             env=clean_environment(),
             stdout=subprocess.PIPE,

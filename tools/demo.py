@@ -205,20 +205,22 @@ def farewell(pg_config):
   make PG_CONFIG={pg_config}
   sudo make install PG_CONFIG={pg_config}
 
-In postgresql.conf (a library that is preloaded already stays in the list):
-
-  shared_preload_libraries = 'snowflake_id'
-  snowflake_id.worker_id = 1        # 0 to 1023, another one on every node
-
-or the same in psql, as a superuser:
-
-  ALTER SYSTEM SET shared_preload_libraries = 'snowflake_id';
-  LOAD 'snowflake_id';
-  ALTER SYSTEM SET snowflake_id.worker_id = 1;
-
-Restart the server (for example: sudo systemctl restart postgresql), then in your database:
+In psql, as a superuser, in your database:
 
   CREATE EXTENSION snowflake_id;
+
+It warns that the library is not preloaded, with the statement that adds it to what your server
+preloads already, each name by itself:
+
+  ALTER SYSTEM SET shared_preload_libraries = pg_stat_statements, snowflake_id;
+
+Run the one of the warning, and restart the server (for example: sudo systemctl restart postgresql):
+
+  ALTER SYSTEM SET snowflake_id.worker_id = 1;      -- 0 to 1023, another one on every node
+  SELECT pg_reload_conf();
+
+And use it:
+
   CREATE TABLE orders (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), customer text);
 """)
 

@@ -156,10 +156,13 @@ fn snowflake_release_worker_id(fcinfo: pg_sys::FunctionCallInfo) {
     order(shared, &shared.report().exchanges, || shared.report().want_another());
 }
 
-/// For the installation script: says where the keeper cannot do what it needs the extension for.
+/// For the installation script: says what is still missing for ids, as far as is known.
 #[pg_extern(sql = false)]
 fn snowflake_check_keeper() {
-    if shared().is_none() || status::in_recovery() {
+    if shared().is_none() {
+        return Error::NotPreloaded.report(PgLogLevel::WARNING, "");
+    }
+    if status::in_recovery() {
         return;
     }
     // By the keeper's last look. Whoever asked it for another one would have it reserve ids, and

@@ -1,15 +1,18 @@
 """How the server starts, or does not, with which settings; and where ids cannot be made."""
 
 import json
+import re
 from pathlib import Path
 
 import psycopg
 import pytest
+from clients import eventually
 from throwaway import PROJECT, Server, ServerError
 
-PRELOAD_HINT = (
-    "Add snowflake_id to the libraries of shared_preload_libraries and restart the server; where there are "
-    "no others: ALTER SYSTEM SET shared_preload_libraries = 'snowflake_id';"
+NOT_PRELOADED = (
+    "55000",
+    "snowflake ids can be made only if snowflake_id is preloaded",
+    "The ids of a node come from its shared memory. Reading ids works without.",
 )
 START_HINT = (
     "Correct it in postgresql.conf, or in postgresql.auto.conf after ALTER SYSTEM, and start the server again. "
@@ -25,7 +28,11 @@ def refused(connection, query):
     """What an error says: SQLSTATE, message, detail, hint."""
     with pytest.raises(psycopg.Error) as caught:
         connection.execute(query)
-    diag = caught.value.diag
+    return told(caught.value.diag)
+
+
+def told(diag):
+    """The same of an error or a warning."""
     return diag.sqlstate, diag.message_primary, diag.message_detail, diag.message_hint
 
 
@@ -40,17 +47,60 @@ def test_not_preloaded(start_server, connect):
         "SELECT snowflake_batch_array(1)",
         "SELECT snowflake_lastval()",
     ):
-        assert refused(connection, query) == (
-            "55000",
-            "snowflake ids can be made only if snowflake_id is preloaded",
-            "The ids of a node come from its shared memory. Reading ids works without.",
-            PRELOAD_HINT,
-        )
+        hint = "ALTER SYSTEM SET shared_preload_libraries = snowflake_id; Then restart the server."
+        assert refused(connection, query) == (*NOT_PRELOADED, hint)
     row = connection.execute("SELECT datacenter_id, worker_id FROM snowflake_decode(1541815603606036480)").fetchone()
     assert row == (11, 26)
     assert connection.execute("SELECT snowflake_batch_array(0)").fetchone() == ([],)
     assert connection.execute("SHOW snowflake_id.epoch").fetchone() == ("2010-11-04 01:42:54.657+00",)
     assert refused(connection, "SET snowflake_id.layout = 'default'")[0] == "55P02"
+
+
+@pytest.mark.parametrize(
+    ("preloaded", "names"),
+    [
+        ("", ""),
+        ("pg_stat_statements", "pg_stat_statements, "),
+        ("auto_explain,pg_stat_statements", "auto_explain, pg_stat_statements, "),
+        # What an identifier cannot spell: a path, capital letters, a word of SQL.
+        ("$libdir/auto_explain, \"Trap\", select", "'$libdir/auto_explain', 'Trap', 'select', "),
+    ],
+)
+def test_the_statement_that_preloads(installation, start_server, connect, preloaded, names):
+    """CREATE EXTENSION warns with it; it adds to what is there, and after a restart there are ids and all that was before."""
+    libraries = Path(installation.run(installation.bin("pg_config"), "--pkglibdir").strip())
+    for name in "Trap", "select":
+        (libraries / f"{name}.so").unlink(missing_ok=True)
+        (libraries / f"{name}.so").symlink_to(libraries / "auto_explain.so")
+    server = start_server(postgres={"shared_preload_libraries": preloaded}, worker_id=None)
+    before = server.psql("SHOW shared_preload_libraries")
+    connection = connect(server)
+    notices = []
+    connection.add_notice_handler(lambda notice: notices.append((notice.severity, *told(notice))))
+    connection.execute("CREATE EXTENSION snowflake_id")
+    statement = f"ALTER SYSTEM SET shared_preload_libraries = {names}snowflake_id;"
+    said = (*NOT_PRELOADED, f"{statement} Then restart the server.")
+    assert notices == [("WARNING", *said)]
+    assert refused(connection, "SELECT snowflake_nextval()") == said
+    assert connection.execute("SELECT hint FROM snowflake_status").fetchone() == (said[-1],)
+    # Who may not see what is preloaded is not shown it here.
+    connection.execute("CREATE ROLE ordinary LOGIN")
+    ordinary = connect(server, user="ordinary")
+    hint = "A superuser is shown the statement that adds it to what is preloaded: SELECT hint FROM snowflake_status;"
+    assert refused(ordinary, "SELECT snowflake_nextval()") == (*NOT_PRELOADED, hint)
+    assert ordinary.execute("SELECT hint FROM snowflake_status").fetchone() == (hint,)
+
+    connection.execute(statement)
+    server.restart()
+    connection = connect(server)
+    (after,) = connection.execute("SHOW shared_preload_libraries").fetchone()
+    assert [name.strip(' "') for name in after.split(",")] == [*[name.strip(' "') for name in before.split(",") if name], "snowflake_id"]
+    # The next hint leads to the first id.
+    hint = refused(connection, "SELECT snowflake_nextval()")[-1]
+    for part in re.search(r"ALTER .*?;.*?;", hint)[0].split("; "):
+        connection.execute(part)
+    eventually(lambda: connection.execute("SELECT state FROM snowflake_status").fetchone() == ("ready",))
+    assert connection.execute("SELECT snowflake_nextval()").fetchone()[0] > 0
 
 
 def test_not_preloaded_with_a_bad_layout(start_server, connect):
