@@ -49,10 +49,9 @@ impl Generator {
     /// One id for a call that found none at once, with everything that it may take.
     pub(crate) fn next(&self) -> Result<i64, Error> {
         self.slot.drop_block();
-        // Also one that is cancelled, which ends here by a panic.
-        let failed = Counted { slot: self.slot, counter: Counter::SingleFailed };
+        let failed = self.slot.counters.due(Counter::SingleFailed);
         let slots = self.claim(settings::backend_block())?;
-        std::mem::forget(failed);
+        failed.cancel();
         Ok(self.first_of(slots))
     }
 
@@ -168,8 +167,8 @@ impl Generator {
     /// Waits as long as may be waited for, and claims again.
     #[cold]
     fn claim_after(&self, n: u64, mut claim: Claim) -> Result<Slots, Error> {
-        let waited = Waited { slot: self.slot, begin: Instant::now() };
-        let cancelled = Counted { slot: self.slot, counter: Counter::Cancelled };
+        let waiting = self.slot.counters.begin_wait();
+        let cancelled = self.slot.counters.due(Counter::Cancelled);
         // How long has been waited for a clock that is behind.
         let mut behind_since = None;
         let mut asked = None;
@@ -205,32 +204,8 @@ impl Generator {
             }
             claim = self.try_claim(n);
         };
-        std::mem::forget(cancelled);
-        drop(waited);
+        cancelled.cancel();
+        drop(waiting);
         result.inspect_err(|error| self.slot.counters.add(error.refusal(), 1))
-    }
-}
-
-/// Counts when it is dropped: at the latest where a cancelled call unwinds.
-struct Counted {
-    slot: &'static BackendSlot,
-    counter: Counter,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.slot.counters.add(self.counter, 1);
-    }
-}
-
-/// Counts a wait, likewise.
-struct Waited {
-    slot: &'static BackendSlot,
-    begin: Instant,
-}
-
-impl Drop for Waited {
-    fn drop(&mut self) {
-        self.slot.counters.add_wait(self.begin.elapsed().as_micros() as u64);
     }
 }

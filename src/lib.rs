@@ -13,7 +13,6 @@ mod error;
 mod functions;
 mod generator;
 mod keeper;
-mod published;
 mod report;
 mod rights;
 mod row;

@@ -4,7 +4,7 @@
 //! Written by the keeper alone, but for `requests` and what administrators want. Each item is read by
 //! itself; only the state and its facts belong together, and are published as one.
 
-use crate::published::Published;
+use snowflake_core::published::Published;
 use snowflake_core::sync::{AtomicI64, AtomicU64, Ordering};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
 

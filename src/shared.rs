@@ -10,16 +10,16 @@
 //! read-modify-write.
 #![allow(unsafe_code)]
 
-use crate::published::Published;
 use crate::report::Report;
 use crate::statistics::{Counter, Counters, Totals, WORDS, since};
 use crate::time::WallClock;
 use crate::wait::wait;
 use pgrx::prelude::*;
+use snowflake_core::published::Published;
 use snowflake_core::ring::Ring;
 use snowflake_core::sync::{AtomicI64, AtomicU64, CacheLine, Ordering};
 use snowflake_core::{Allocator, ClaimedTick, Clock, Slots};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr};
+use std::sync::atomic::{AtomicBool, AtomicPtr};
 
 /// What all backends of the node share.
 #[repr(C, align(128))]
@@ -51,14 +51,12 @@ pub(crate) struct BackendSlot {
     /// What is left of the backend's block.
     block: Words<2>,
     pub(crate) counters: Counters,
-    /// How the counters stood when the session began.
-    session: [AtomicU64; WORDS],
+    /// How the counters stood when the session began, and its process; 0 when it has ended.
+    session: Published<{ WORDS + 1 }>,
     /// The furthest that the clock was found behind, in microseconds, since the reset of that
     /// number.
     clock_backward_max: AtomicU64,
     clock_backward_reset: AtomicU64,
-    /// The session's process; 0 when it has ended.
-    pid: AtomicI32,
     /// Samples on their way to the keeper.
     samples: Ring<4, SAMPLES>,
 }
@@ -190,13 +188,13 @@ impl BackendSlot {
         self.last_id.store(NO_ID, Ordering::Relaxed);
         self.set_tick(ClaimedTick::default());
         self.drop_block();
-        for (place, word) in self.session.iter().zip(self.counters.read()) {
-            place.store(word, Ordering::Relaxed);
-        }
+        let mut session = [0; WORDS + 1];
+        session[..WORDS].copy_from_slice(&self.counters.read());
         // SAFETY: reads the number of this process. The function below is called in it, before
         // it lets go of shared memory.
         unsafe {
-            self.pid.store(pg_sys::MyProcPid, Ordering::Relaxed);
+            session[WORDS] = pg_sys::MyProcPid as u64;
+            self.session.write(session);
             let slot = pg_sys::Datum::from(std::ptr::from_ref(self));
             pg_sys::before_shmem_exit(Some(end_session), slot);
         }
@@ -204,9 +202,9 @@ impl BackendSlot {
 
     /// What this session has counted, and its process; `None` where there is none.
     pub(crate) fn session(&self) -> Option<(i32, Totals)> {
-        let pid = self.pid.load(Ordering::Relaxed);
-        let begin = std::array::from_fn(|i| self.session[i].load(Ordering::Relaxed));
-        (pid != 0).then(|| (pid, since(&self.counters.read(), &begin)))
+        // Together: another session may begin here meanwhile.
+        let ([begin @ .., pid], now) = self.session.read_with(|| self.counters.read())?;
+        (pid != 0).then(|| (pid as i32, since(&now, &begin)))
     }
 
     /// What is left of the backend's block is never issued.
@@ -289,7 +287,10 @@ impl<const N: usize> Words<N> {
 unsafe extern "C-unwind" fn end_session(_code: core::ffi::c_int, slot: pg_sys::Datum) {
     // SAFETY: `begin_session` registered it with the address of a slot, which is mapped until
     // the process ends.
-    unsafe { &*slot.cast_mut_ptr::<BackendSlot>() }.pid.store(0, Ordering::Relaxed);
+    let slot = unsafe { &*slot.cast_mut_ptr::<BackendSlot>() };
+    // A session that is terminated does not return from the call that it is in.
+    slot.counters.end_call();
+    slot.session.write([0; WORDS + 1]);
 }
 
 /// Null until the postmaster has made the state; every process that it forks

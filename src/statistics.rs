@@ -5,7 +5,8 @@
 //! exact whoever has come and gone. Where the server was restarted, or a process crashed,
 //! all begin at 0 (PostgreSQL then makes all shared memory anew).
 
-use snowflake_core::sync::{AtomicU64, Ordering};
+use crate::time::uptime;
+use snowflake_core::sync::{AtomicI64, AtomicU64, Ordering};
 
 /// What is counted. The one of the fast path comes first: it shares a cache line with what that
 /// touches anyway.
@@ -73,17 +74,89 @@ pub(crate) type Totals = [u64; WORDS];
 /// What one process alone counts.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Counters([AtomicU64; WORDS]);
+pub(crate) struct Counters {
+    words: [AtomicU64; WORDS],
+    /// What the call that is under way will have been if it does not return: a bit for each counter,
+    due: AtomicU64,
+    /// and since when it has been waiting, by the machine's uptime; 0 while it is not.
+    waiting: AtomicI64,
+}
+
+/// Something that is counted at the end of a call, and when it began to wait. Also where the call is
+/// cancelled, which unwinds, and where the session is terminated, which does not: then whoever ends
+/// the session calls [`Counters::end_call`].
+pub(crate) struct Due<'a> {
+    counters: &'a Counters,
+    counter: Counter,
+}
+
+impl Due<'_> {
+    /// It did not come to that.
+    pub(crate) fn cancel(self) {
+        self.counters.take_due(self.counter);
+    }
+}
+
+impl Drop for Due<'_> {
+    fn drop(&mut self) {
+        if self.counters.take_due(self.counter) {
+            self.counters.add(self.counter, 1);
+        }
+    }
+}
+
+/// A wait, likewise.
+pub(crate) struct Waiting<'a>(&'a Counters);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.end_wait();
+    }
+}
 
 impl Counters {
+    /// Will count something at the end of the call, unless it is cancelled.
+    pub(crate) fn due(&self, counter: Counter) -> Due<'_> {
+        self.due.store(self.due.load(Ordering::Relaxed) | bit(counter), Ordering::Relaxed);
+        Due { counters: self, counter }
+    }
+
+    /// Whether that was to be counted; it is no more.
+    fn take_due(&self, counter: Counter) -> bool {
+        let due = self.due.load(Ordering::Relaxed);
+        self.due.store(due & !bit(counter), Ordering::Relaxed);
+        due & bit(counter) != 0
+    }
+
+    /// The call waits from now on.
+    pub(crate) fn begin_wait(&self) -> Waiting<'_> {
+        self.waiting.store(uptime(), Ordering::Relaxed);
+        Waiting(self)
+    }
+
+    fn end_wait(&self) {
+        let since = self.waiting.swap(0, Ordering::Relaxed);
+        if since != 0 {
+            self.add_wait(u64::try_from(uptime() - since).unwrap_or(0));
+        }
+    }
+
+    /// Counts what the session's last call has left.
+    pub(crate) fn end_call(&self) {
+        let due = self.due.swap(0, Ordering::Relaxed);
+        for place in (0..COUNTERS).filter(|place| due >> place & 1 != 0) {
+            self.add_at(place, 1);
+        }
+        self.end_wait();
+    }
+
     /// Adds to a counter.
     #[inline]
     pub(crate) fn add(&self, counter: Counter, by: u64) {
         self.add_at(counter as usize, by);
     }
 
-    /// Counts a wait.
-    pub(crate) fn add_wait(&self, micros: u64) {
+    fn add_wait(&self, micros: u64) {
         self.add(Counter::WaitTime, micros);
         let class = micros.max(1).ilog2() as usize;
         self.add_at(COUNTERS + class.min(CLASSES - 1), 1);
@@ -91,15 +164,19 @@ impl Counters {
 
     /// How they stand.
     pub(crate) fn read(&self) -> Totals {
-        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
+        std::array::from_fn(|i| self.words[i].load(Ordering::Relaxed))
     }
 
     #[inline(always)]
     fn add_at(&self, place: usize, by: u64) {
         // Nobody else writes it.
-        let counter = &self.0[place];
+        let counter = &self.words[place];
         counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
     }
+}
+
+const fn bit(counter: Counter) -> u64 {
+    1 << counter as usize
 }
 
 /// How many ids were issued.

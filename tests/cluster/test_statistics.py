@@ -254,10 +254,33 @@ def test_cancelled_calls(node):
     assert sessions(node)[pid(node)].cancelled == 3
 
 
-def ended(connection):
+def test_terminated_calls(clock_server, made, connect):
+    """Likewise, though a session that is terminated unwinds nothing; also where it stands in a batch."""
+    configure(clock_server, made, max_wait="1h")
+    made.execute("SELECT snowflake_nextval()")
+    clock_server.clock.offset(-600)
+    before = statistics(made)
+    waits = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Extension'"
+    for query in "SELECT snowflake_nextval()", "SELECT count(*) FROM snowflake_batch(10)":
+        session = connect(clock_server)
+        number = pid(session)
+        thread = threading.Thread(target=ended, args=(session, query))
+        thread.start()
+        eventually(lambda number=number: made.execute(waits, [number]).fetchall())
+        made.execute("SELECT pg_terminate_backend(%s)", [number])
+        thread.join()
+        eventually(lambda number=number: number not in sessions(made))
+    after = statistics(made)
+    counted = ("ids", "calls", "batches", "cancelled", "waits", "clock_backward")
+    assert [getattr(after, name) - getattr(before, name) for name in counted] == [0, 2, 1, 2, 2, 2]
+    assert sum(after.wait_histogram) == after.waits
+    assert after.wait_time > before.wait_time
+
+
+def ended(connection, query="SELECT snowflake_nextval()"):
     """By what SQLSTATE a call ended; None if it did not."""
     try:
-        connection.execute("SELECT snowflake_nextval()")
+        connection.execute(query)
     except psycopg.Error as error:
         return error.sqlstate
     return None

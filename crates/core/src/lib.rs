@@ -7,6 +7,7 @@
 //! * [`clock`]: where the time comes from.
 //! * [`clock_watch`]: whether a jump of the wall clock is to be believed.
 //! * [`ring`]: a queue from one process to another.
+//! * [`published`]: words that are read as one.
 //! * [`audit`]: what is wrong with ids that exist.
 //! * [`text`]: base62 and base32 forms of an id.
 //!
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod clock_watch;
 pub mod error;
 pub mod layout;
+pub mod published;
 pub mod ring;
 pub mod sync;
 pub mod text;

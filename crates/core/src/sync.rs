@@ -2,10 +2,14 @@
 //! model checker [loom](https://docs.rs/loom) when compiled with `--cfg loom`.
 
 #[cfg(not(loom))]
-pub use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+pub use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
+pub use std::thread::yield_now;
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+pub use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
+#[cfg(loom)]
+pub use loom::thread::yield_now;
 
 /// A value on a cache line of its own, so that writers of one value do not slow
 /// down readers of its neighbour. 128 bytes: x86-64 prefetches lines in pairs,

@@ -1,5 +1,6 @@
 //! The allocator under every interleaving that the memory model allows: claims
-//! of two backends against a change of lease by the keeper. And the ring of samples.
+//! of two backends against a change of lease by the keeper. And the ring of samples, and what is
+//! published of a session.
 //!
 //! Run by `make test`: `RUSTFLAGS="--cfg loom" cargo test -p snowflake-core --release --test loom`.
 #![cfg(loom)]
@@ -7,6 +8,7 @@
 
 use loom::sync::Arc;
 use loom::thread;
+use snowflake_core::published::Published;
 use snowflake_core::ring::Ring;
 use snowflake_core::{Allocator, Claim, ClaimedTick, Clock, Layout, Lease};
 
@@ -199,5 +201,32 @@ fn a_ring_loses_and_tears_nothing() {
         assert_eq!(read, written);
         // Two always fit.
         assert!(written.len() >= 2);
+    });
+}
+
+/// Two sessions, one after the other, count in one place, which nobody sets back: whoever reads takes
+/// off what there was when the session began. Nobody sees the one's counts as the other's.
+#[test]
+fn a_session_never_shows_its_neighbours_counts() {
+    use loom::sync::atomic::{AtomicU64, Ordering};
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let slot = Arc::new((Published::<2>::default(), AtomicU64::new(0)));
+        let sessions = Arc::clone(&slot);
+        let sessions = thread::spawn(move || {
+            let (session, counter) = &*sessions;
+            for (pid, number) in [(1, 3), (2, 5)] {
+                let before = counter.load(Ordering::Relaxed);
+                session.write([pid, before]);
+                counter.store(before + number, Ordering::Relaxed);
+            }
+        });
+        let (session, counter) = &*slot;
+        if let Some(([pid, begin], now)) = session.read_with(|| counter.load(Ordering::Relaxed)) {
+            let allowed = [&[0][..], &[0, 3], &[0, 5]][pid as usize];
+            assert!(allowed.contains(&(now - begin)), "session {pid}: {}", now - begin);
+        }
+        sessions.join().unwrap();
     });
 }
