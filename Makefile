@@ -131,7 +131,7 @@ test-server:
 chaos: setup-test build ## crash a server under load for some minutes; no id twice
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
 
-lint: setup-test ## rustfmt, clippy, and checks of scripts; warnings are errors
+lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings are errors
 	$(call headline,Rust)
 	cargo fmt --all --check
 	$(pgrx_env) cargo clippy --workspace --all-targets \
@@ -142,6 +142,8 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts; warnings are errors
 	@$(call extensions,target/scripts)
 	$(python) tools/check_scripts.py target/scripts/*.sql
 	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
+	$(call headline,pages)
+	$(python) tools/pages.py
 
 # What PostgreSQL has from version 18 on is measured there, if tools/setup has brought one.
 bench: setup-bench ## measure; writes docs/BENCHMARKS.md and its picture

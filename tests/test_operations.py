@@ -112,14 +112,3 @@ def test_names(connection):
         rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*)(?: …)? \|", section, re.MULTILINE)
         assert rows
         assert {word for row in rows for word in row.split(", ")} <= states
-
-
-def test_links():
-    """Every link to another section, of this page and of others, leads somewhere."""
-    for page in "README.md", "docs/OPERATIONS.md", "docs/REFERENCE.md", "docs/GUARANTEES.md", "monitoring/README.md":
-        text = (PROJECT / page).read_text()
-        for target, anchor in re.findall(r"\]\(([\w./]*\.md)?(?:#([\w-]+))?\)", text):
-            path = (PROJECT / page).parent / target if target else PROJECT / page
-            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
-            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-            assert not anchor or anchor in anchors, f"{page}: {target}#{anchor}"
