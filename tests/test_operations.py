@@ -3,11 +3,10 @@
 import re
 import socket
 import subprocess
-import time
 
 import psycopg
 import pytest
-from throwaway import PROJECT, Server
+from throwaway import PATIENCE, PROJECT, Server, wait_until
 
 OPERATIONS = (PROJECT / "docs/OPERATIONS.md").read_text()
 REFERENCE = (PROJECT / "docs/REFERENCE.md").read_text()
@@ -49,10 +48,11 @@ def test_a_registry_and_a_node(installation, registry, start_server):
 
     node = start_server(worker_id=None, registry=address, heartbeat="200ms")
     node.psql(block("## Setting up a node", "sql"))
-    end = time.monotonic() + 60
-    while (state := node.psql("SELECT state FROM snowflake_status")) != "ready":
-        assert time.monotonic() < end, state
-        time.sleep(0.05)
+    wait_until(
+        lambda: node.psql("SELECT state FROM snowflake_status") == "ready",
+        PATIENCE,
+        lambda: AssertionError(node.psql("TABLE snowflake_status")),
+    )
     worker_id, _, _ = node.psql(block("## At night", "sql").replace(r"\gx", ";")).split("|")[3:6]
     leases = registry.psql(block("## Setting up a node", "sql", 3), "ids")
     assert leases.split("|")[:2] == [worker_id, "held"]

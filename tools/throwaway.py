@@ -32,6 +32,10 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+# How long is waited, in seconds, before it is said that something hangs. No machine is so slow; a wait
+# ends with its condition.
+PATIENCE = 240
+
 
 class ServerError(Exception):
     """A server did not do what it was told; the message ends with its log."""
@@ -267,7 +271,7 @@ class Server:
         lines = [f"{name} = {_quote(value)}\n" for name, value in self.settings.items()]
         _write(self._config, "".join(lines))
 
-    def start(self, wait=60):
+    def start(self, wait=PATIENCE):
         """Start, and wait until connections are accepted (wait=0: don't)."""
         command = [self.installation.bin("postgres"), "-D", self.data, "-c", f"config_file={self._config}"]
         self._process = self.installation.spawn([*self._under, *command], self.directory, self.logfile, self._env)
@@ -275,7 +279,7 @@ class Server:
             self.wait_ready(wait)
         return self
 
-    def wait_ready(self, seconds=60):
+    def wait_ready(self, seconds=PATIENCE):
         """Wait until connections are accepted."""
         self._wait_until(self.ready, seconds, "did not accept connections")
 
@@ -290,7 +294,7 @@ class Server:
         """Whether its postmaster exists."""
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, mode="fast", seconds=60):
+    def stop(self, mode="fast", seconds=PATIENCE):
         """Stop in PostgreSQL's modes smart, fast or immediate. Nothing happens if it does not run."""
         if self.running():
             number = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode]

@@ -2,15 +2,17 @@
 
 import collections
 import concurrent.futures
+import os
 import random
 import re
+import signal
 import subprocess
 import threading
 import time
 
 import numpy
 import psycopg
-from throwaway import clean_environment
+from throwaway import PATIENCE, clean_environment, state_of
 
 # COPY, because psql prints its rows as they come. Of a SELECT it would print nothing
 # if the connection broke before the last row.
@@ -26,13 +28,19 @@ TICK = 0.001
 Run = collections.namedtuple("Run", "round client ids")
 
 
-def eventually(condition, what="what was waited for", seconds=60):
+def eventually(condition, what="what was waited for", seconds=PATIENCE):
     """Wait until a condition holds, and return what made it hold."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.01)
     return value
+
+
+def suspend(pid):
+    """Stop a process with SIGSTOP, and wait until all its threads have."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: state_of(pid) in "TZX")
 
 
 class Clients:
@@ -116,7 +124,7 @@ class Clients:
                 env=clean_environment(),
                 capture_output=True,
                 check=False,
-                timeout=120,
+                timeout=PATIENCE,
             )
             # What has arrived counts, whatever became of the statement.
             self._runs.append(Run(current, client, numpy.fromstring(psql.stdout, "int64", sep="\n")))
@@ -190,7 +198,7 @@ class Load:
         """End the sessions; all ids that they received."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE)
             assert not thread.is_alive(), "a session does not end"
         return self.ids()
 
@@ -202,4 +210,4 @@ class Load:
     def __exit__(self, *_):
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE)

@@ -16,14 +16,8 @@ from urllib.parse import quote, urlencode
 
 import pytest
 import trustme
-from clients import eventually
-from throwaway import HOST, Server, ServerError, free_port, state_of
-
-
-def suspend(pid):
-    """Stop a process with SIGSTOP, and wait until all its threads have."""
-    os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: state_of(pid) in "TZX")
+from clients import eventually, suspend
+from throwaway import HOST, PATIENCE, Server, ServerError, free_port
 
 
 class Certificates:
@@ -110,10 +104,10 @@ class Registry:
             self.resume()
             self._process.terminate()
             try:
-                self._process.wait(60)
+                self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.kill9()
-                raise self._error("took over 60 s to stop") from None
+                raise self._error("took too long to stop") from None
 
     def kill9(self):
         if self.running():
@@ -415,7 +409,7 @@ class Proxy:
 
     def _do(self, coroutine):
         # All happens in the loop's thread, one thing at a time: nothing passes after cut().
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     async def _cut(self):
         self._open.clear()

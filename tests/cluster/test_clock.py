@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from nodes import configure, next_id
 from psycopg import errors
+from throwaway import PATIENCE
 
 
 def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):
@@ -17,7 +18,7 @@ def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):
         next_id(made)
     diag = caught.value.diag
     assert diag.sqlstate == "58000"
-    assert re.fullmatch(r"the clock is (59\.9\d*|60) min behind this node's snowflake ids", diag.message_primary)
+    assert re.fullmatch(r"the clock is (5\d\.\d+|60) min behind this node's snowflake ids", diag.message_primary)
     assert diag.message_detail.startswith("The clock reads 20")
     assert diag.message_detail.endswith("Up to 5 ms is waited for (snowflake_id.max_wait).")
     assert diag.message_hint == (
@@ -52,16 +53,16 @@ def test_a_small_step_back_is_waited_for(clock_server, made):
 
 def test_ids_may_run_ahead_instead(clock_server, made):
     """With max_ahead, a step back within it is neither waited for nor an error."""
-    configure(clock_server, made, max_ahead="1min", max_wait="0")
+    configure(clock_server, made, max_ahead="1h", max_wait="0")
     last = next_id(made)
-    clock_server.clock.offset(-30)
+    clock_server.clock.offset(-3000)
     number = next_id(made)
     assert number > last
     ahead = made.execute(
         "SELECT extract(epoch FROM snowflake_timestamp(%s::bigint) - clock_timestamp())::float", [number]
     ).fetchone()[0]
-    assert 20 < ahead <= 30
-    clock_server.clock.offset(-3600)
+    assert 2000 < ahead <= 3000
+    clock_server.clock.offset(-10_000)
     with pytest.raises(psycopg.Error) as caught:
         next_id(made)
     assert caught.value.diag.sqlstate == "58000"
@@ -106,12 +107,12 @@ def test_the_time_field_is_used_up(start_server, connect):
 
 @pytest.fixture
 def waiting(clock_server, made, connect):
-    """A session in whose statement snowflake_nextval() waits for a clock that stands 15 s back."""
+    """A session in whose statement snowflake_nextval() waits for a clock that stands 50 min back."""
     configure(clock_server, made, max_wait="1h")
     waiter = connect(clock_server)
     watcher = connect(clock_server)
     next_id(made)
-    clock_server.clock.offset(-15)
+    clock_server.clock.offset(-3000)
     outcome = []
 
     class Waiting:
@@ -137,8 +138,8 @@ def waiting(clock_server, made, connect):
 
         @staticmethod
         def end(thread):
-            # Far more than it takes, far less than the clock would.
-            thread.join(timeout=10)
+            # Far less than the clock would take.
+            thread.join(PATIENCE)
             assert not thread.is_alive(), "the wait was not interrupted"
             return outcome[0]
 
@@ -169,7 +170,7 @@ def test_a_wait_ends_with_the_session(waiting):
 
 def test_a_wait_ends_with_the_server(waiting, clock_server):
     thread = waiting.start()
-    clock_server.stop("fast", seconds=10)
+    clock_server.stop("fast")
     assert isinstance(waiting.end(thread), psycopg.OperationalError)
 
 

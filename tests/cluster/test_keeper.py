@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy
 import psycopg
 import pytest
-from clients import eventually
+from clients import eventually, suspend
 from psycopg.rows import namedtuple_row
-from throwaway import Server, ServerError, compile_library
+from throwaway import PATIENCE, Server, ServerError, compile_library
 
-DEADLINE = 60
+DEADLINE = PATIENCE
 NEXT = "SELECT snowflake_nextval()"
 # Every way to make ids.
 MAKING = [NEXT, "SELECT snowflake_batch(3)", "SELECT snowflake_batch_array(3)"]
@@ -67,7 +67,7 @@ class Node:
         self.app = self.ordinary("app")
 
     def ordinary(self, dbname):
-        options = {"user": "app", "options": "-c statement_timeout=30s", "row_factory": namedtuple_row}
+        options = {"user": "app", "options": f"-c statement_timeout={PATIENCE}s", "row_factory": namedtuple_row}
         return self._connect(self.server, dbname, **options)
 
     def superuser(self, dbname="postgres"):
@@ -185,7 +185,7 @@ class Node:
         """Stop the server, which must not take long; our sessions would hold up a smart one."""
         if mode == "smart":
             self.disconnect()
-        self.server.stop(mode, seconds=20)
+        self.server.stop(mode)
 
     @contextlib.contextmanager
     def load(self, sessions=4, ends_with=frozenset()):
@@ -625,7 +625,7 @@ def test_the_keeper_stands_still(node):
     node.windows(1)
     keeper = node.keeper()
     reserved_until = node.status().reserved_until
-    os.kill(keeper, signal.SIGSTOP)
+    suspend(keeper)
     try:
         diag = node.stops()
         assert (diag.sqlstate, diag.message_primary) == ("55P03", NOT_YET)
@@ -642,7 +642,7 @@ def test_the_keeper_stands_still(node):
         for query in MAKING:
             diag = node.refused(query)
             assert (diag.sqlstate, diag.message_primary) == ("57014", "canceling statement due to statement timeout")
-        node.app.execute("SET statement_timeout = '30s'")
+        node.app.execute(f"SET statement_timeout = '{PATIENCE}s'")
     finally:
         os.kill(keeper, signal.SIGCONT)
     node.id()
@@ -658,7 +658,7 @@ def test_nobody_waits_for_an_idle_keeper(node):
     node = node()
     node.id()
     eventually(lambda: node.app.execute("SELECT clock > reserved_until FROM snowflake_status").fetchone()[0], "an idle node")
-    node.sql("SET statement_timeout = '30s'", "CREATE DATABASE other", "DROP DATABASE other")
+    node.sql(f"SET statement_timeout = '{PATIENCE}s'", "CREATE DATABASE other", "DROP DATABASE other")
 
 
 def test_stops_under_load(node):
@@ -674,12 +674,12 @@ def test_stops_under_load(node):
         node.id()
     node.admin.close()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        stopping = pool.submit(node.server.stop, "smart", seconds=DEADLINE)
+        stopping = pool.submit(node.server.stop, "smart")
         eventually(lambda: not ready(node.server), "a smart stop has begun")
         node.windows(5)
         assert not stopping.done()
         node.app.close()
-        stopping.result(timeout=20)
+        stopping.result(timeout=PATIENCE)
     node.server.start()
     node.connect()
     node.id()

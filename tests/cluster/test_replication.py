@@ -1,14 +1,11 @@
 """No id twice when servers replicate: promotion, synchronous standbys that are cut off, logical replication."""
 
-import os
-import signal
 import threading
 import time
-from pathlib import Path
 
 import psycopg
 import pytest
-from clients import Load, eventually
+from clients import Load, eventually, suspend
 from nodes import (
     BATCH,
     IDS,
@@ -32,9 +29,7 @@ def clock_of(connection):
 def cut(primary):
     """Cut the primary off from its standby: what it has still to send does not leave it. Its walsender's id."""
     pid = int(primary.psql("SELECT pid FROM pg_stat_replication WHERE application_name = 'standby'"))
-    os.kill(pid, signal.SIGSTOP)
-    stat = Path(f"/proc/{pid}/stat")
-    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    suspend(pid)
     return pid
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from clients import eventually
+from clients import eventually, suspend
 from nodes import configure, kept, milliseconds, next_id, processes, status
 from psycopg.rows import namedtuple_row
 from throwaway import compile_library
@@ -136,7 +136,7 @@ def test_samples_that_come_faster_than_they_are_taken(sampled):
     first = next_id(connection)
     eventually(lambda: len(samples(connection)) == 1)
     (keeper,) = connection.execute("SELECT keeper_pid FROM snowflake_status").fetchone()
-    os.kill(keeper, signal.SIGSTOP)
+    suspend(keeper)
     try:
         made = [number for (number,) in connection.execute("SELECT snowflake_nextval() FROM generate_series(1, 300)")]
         assert counted(connection) == (301, 44)
@@ -224,7 +224,7 @@ def test_a_clock_that_is_not_believed_deletes_nothing(clock_server, connect):
     first = next_id(connection)
     eventually(lambda: [row.id for row in samples(connection)] == [first])
     (keeper,) = processes(clock_server, "snowflake_id keeper")
-    os.kill(keeper, signal.SIGSTOP)
+    suspend(keeper)
     try:
         second = next_id(connection)
         # Longer than samples are kept.

@@ -7,7 +7,7 @@ import threading
 
 import psycopg
 import pytest
-from clients import eventually
+from clients import eventually, suspend
 from nodes import REPLICATION, configure, processes, refusal
 from psycopg.rows import namedtuple_row
 
@@ -153,18 +153,19 @@ def test_sessions(node):
 
 def test_waits(start_server, connect):
     """At the ceiling: how often, how long, and how they are distributed."""
-    server = start_server(layout="timestamp:41,worker:10,sequence:3")
+    # Half a second is long enough to claim all of it, whoever else is at work.
+    server = start_server(layout="timestamp:41@500ms,worker:10,sequence:3")
     connection = connect(server)
     connection.execute(SETUP)
     connection.execute("SELECT snowflake_nextval()")
     connection.execute("SELECT pg_stat_snowflake_reset()")
     begin = connection.execute("SELECT clock_timestamp()").fetchone()[0]
-    connection.execute("SELECT count(*) FROM snowflake_batch(8000)")
+    connection.execute("SELECT count(*) FROM snowflake_batch(64)")
     end = connection.execute("SELECT clock_timestamp()").fetchone()[0]
     row = statistics(connection)
-    # A thousand ticks.
-    assert 990 <= row.ticks_exhausted
-    assert 0 < row.waits <= row.ticks_exhausted
+    # Eight ticks, or a part of a ninth. Before some of them it looks twice: a wait is cut into pieces.
+    assert 7 <= row.ticks_exhausted
+    assert 7 <= row.waits <= 8
     assert sum(row.wait_histogram) == row.waits
     assert 0 < row.wait_time <= (end - begin).total_seconds() * 1000
     # The bounds of the classes: no shorter than they can have been on average.
@@ -174,15 +175,15 @@ def test_waits(start_server, connect):
     assert {row.wait_p50, row.wait_p99, row.wait_p999} <= set(bounds)
     below = sum(number for number, bound in zip(row.wait_histogram, bounds, strict=True) if bound <= row.wait_p50)
     assert below >= row.waits / 2
-    assert row.ceiling == 8000
+    assert row.ceiling == 16
 
     def busy():
-        connection.execute("SELECT count(*) FROM snowflake_batch(800)")
+        connection.execute("SELECT count(*) FROM snowflake_batch(16)")
         row = statistics(connection)
-        return row.ceiling_used > 0.5 and row
+        return row.ceiling_used > 0 and row
 
     row = eventually(busy)
-    assert row.ids_per_second == pytest.approx(8000 * row.ceiling_used)
+    assert row.ids_per_second == pytest.approx(16 * row.ceiling_used)
 
 
 def test_the_clock(clock_server, made):
@@ -236,7 +237,7 @@ def test_cancelled_calls(node):
     node.execute("SELECT snowflake_nextval()")
     (keeper,) = node.execute("SELECT keeper_pid FROM snowflake_status").fetchone()
     node.execute("SELECT pg_stat_snowflake_reset(); SET statement_timeout = '200ms'")
-    os.kill(keeper, signal.SIGSTOP)
+    suspend(keeper)
     try:
         # What is left of the window.
         eventually(lambda: ended(node) == "57014")
@@ -336,7 +337,7 @@ def test_a_keeper_that_stands_still(start_server, connect):
     eventually(lambda: connection.execute("SELECT state FROM snowflake_status").fetchone() == ("ready",))
     connection.execute("SELECT count(snowflake_nextval()) FROM generate_series(1, 10)")
     (keeper,) = processes(server, "snowflake_id keeper")
-    os.kill(keeper, signal.SIGSTOP)
+    suspend(keeper)
     try:
         assert statistics(connection).ids == 10
         assert sessions(connection)[pid(connection)].ids == 10
