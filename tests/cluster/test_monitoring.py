@@ -8,6 +8,7 @@ import datetime
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from monitor import SETUP, PostgresExporter, Prometheus, SqlExporter
 from nodes import IDS, REPLICATION, Lessee, configure, next_id, refusal, status
 from psycopg.rows import dict_row
 from registries import Etcd, Proxy
-from throwaway import PATIENCE, PROJECT
+from throwaway import PATIENCE, PROJECT, clean_environment
 
 # Nothing of this has to do with the server's version.
 pytestmark = pytest.mark.once
@@ -128,7 +129,7 @@ class Watched:
         """The alerts of a server that are firing, by name."""
         instance = self.exporters[exporter].address
         alerts = [alert for alert in self.prometheus.alerts() if alert["state"] == "firing"]
-        return {alert["labels"]["alertname"]: alert for alert in alerts if alert["labels"]["instance"] == instance}
+        return {alert["labels"]["alertname"]: alert for alert in alerts if alert["labels"].get("instance") == instance}
 
 
 @pytest.fixture
@@ -387,6 +388,42 @@ def test_a_worker_id_that_another_has(start_server, connect, watch):
     configure(server, connection, worker_id="2")
     eventually(lambda: flows(connection) and status(connection).conflict is None, "another number")
     watched.resolves()
+
+
+def test_two_nodes_with_one_worker_id(start_server, connect, watch):
+    """Which do not know of each other; of a cluster, and for longer than a moment."""
+    servers = start_server(), start_server(worker_id=2)
+    for server in servers:
+        server.psql(SETUP)
+    watched = watch(*servers)
+    watched.sees("count(cluster:snowflake_worker_id_nodes:count == 1) == 2")
+    configure(servers[1], connect(servers[1]), worker_id="1")
+
+    def fires():
+        return [alert for alert in watched.prometheus.alerts() if alert["labels"]["alertname"] == "SnowflakeWorkerIdTwice"]
+
+    (alert,) = eventually(lambda: (found := fires()) and found[0]["state"] == "firing" and found, "it fires")
+    assert alert["labels"] == {"alertname": "SnowflakeWorkerIdTwice", "severity": "critical", "cluster": "main", "worker_id": "1"}
+    named = re.search(r"the same ids: (.*)\.$", alert["annotations"]["description"])[1]
+    assert sorted(named.split()) == sorted(exporter.address for exporter in watched.exporters)
+    # As the runbook has it for who has no Prometheus, and mended as it says.
+    found = shared_worker_ids(*servers)
+    assert found == "".join(f"1|-|{server.directory}\n" for server in sorted(servers, key=lambda server: str(server.directory)))
+    configure(servers[1], connect(servers[1]), worker_id="2")
+    assert shared_worker_ids(*servers) == ""
+    eventually(lambda: not fires(), "it resolves")
+
+
+def shared_worker_ids(*servers):
+    """What the loop of docs/OPERATIONS.md prints of servers."""
+    runbook = (PROJECT / "docs/OPERATIONS.md").read_text().split("### SnowflakeWorkerIdTwice\n")[1]
+    loop = re.search(r"^```sh\n(for .*?)^```$", runbook, re.MULTILINE | re.DOTALL)[1]
+    loop = loop.replace("db1.example db2.example db3.example", " ".join(str(server.directory) for server in servers))
+    assert "db1" not in loop
+    path = f"{Path(servers[0].installation.bin('psql')).parent}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-eu", "-c", loop], env={**clean_environment(), "PATH": path}, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout
 
 
 def flows(connection):
