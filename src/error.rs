@@ -402,7 +402,7 @@ impl Error {
             ),
             Self::TwoSources => (
                 "snowflake_id.worker_id and snowflake_id.registry are both set.".to_owned(),
-                "Keep one of them: ALTER SYSTEM RESET snowflake_id.worker_id; or ALTER SYSTEM RESET snowflake_id.registry; then SELECT pg_reload_conf();".to_owned(),
+                "Keep one of them: ALTER SYSTEM SET snowflake_id.worker_id = -1; or ALTER SYSTEM SET snowflake_id.registry = ''; then SELECT pg_reload_conf();".to_owned(),
             ),
             Self::NoLease { why } => (
                 sentence(why),

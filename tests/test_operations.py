@@ -1,8 +1,10 @@
-"""docs/OPERATIONS.md: its set-up with PostgreSQL and its statements for alerts are run; what it names exists."""
+"""docs/OPERATIONS.md: its set-up with PostgreSQL, everyday work and its statements for alerts are run; what it names exists."""
 
 import re
 import socket
 import subprocess
+from pathlib import Path
+from textwrap import dedent
 
 import psycopg
 import pytest
@@ -34,8 +36,9 @@ def registry(installation):
     assert server.crashes() == []
 
 
-def test_a_registry_and_a_node(installation, registry, start_server):
-    """As the page says, but for host, port and the place of the password's file."""
+@pytest.fixture
+def leased(installation, registry, start_server):
+    """A node of that registry, set up as the page says but for host, port and the place of the password's file; its address."""
     registry.psql(block("### PostgreSQL", "sql"))
     password = installation.directory() / "password"
     password.write_text(re.search("^echo (.*) >", block("## Setting up a node", "sh"), re.MULTILINE)[1] + "\n")
@@ -45,27 +48,111 @@ def test_a_registry_and_a_node(installation, registry, start_server):
     assert f"snowflake_id.registry = '{address}'" in block("## Setting up a node", "ini")
     address = address.replace("registry.example", f"127.0.0.1:{registry.port}")
     address = address.replace("/etc/snowflake_id/password", str(password))
-
-    node = start_server(worker_id=None, registry=address, heartbeat="200ms")
+    (behind,) = re.findall("behind what is there: '(.*)'$", block("## Setting up a node", "ini"), re.MULTILINE)
+    node = start_server(worker_id=None, registry=address, heartbeat="200ms", postgres={"shared_preload_libraries": behind})
     node.psql(block("## Setting up a node", "sql"))
+    becomes(node, "state = 'ready'")
+    return node, address
+
+
+def becomes(node, condition):
+    """Wait until a condition holds in snowflake_status, and no error is made meanwhile."""
     wait_until(
-        lambda: node.psql("SELECT state FROM snowflake_status") == "ready",
+        lambda: node.psql(f"SELECT {condition} FROM snowflake_status") == "t",
         PATIENCE,
-        lambda: AssertionError(node.psql("TABLE snowflake_status")),
+        lambda: AssertionError(condition + node.psql("TABLE snowflake_status")),
     )
+
+
+def run(server, statements, dbname="postgres"):
+    """Run statements as they stand in a page, in psql; what it says."""
+    psql = [server.installation.bin("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", server.conninfo(dbname)]
+    done = subprocess.run(psql, input=statements.replace(r"\gx", ";"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), statements
+    return done.stdout.strip()
+
+
+def test_a_registry_and_a_node(registry, leased):
+    node, address = leased
     worker_id, _, _ = node.psql(block("## At night", "sql").replace(r"\gx", ";")).split("|")[3:6]
+    for number in 1, 2:
+        assert run(node, block("## Setting up a node", "sql", number)).startswith("ready|")
     leases = registry.psql(block("## Setting up a node", "sql", 3), "ids")
     assert leases.split("|")[:2] == [worker_id, "held"]
     assert registry.psql(block("## What to watch", "sql", 1), "ids") == "held|1"
 
     # The nodes' role may do what nodes do, and nothing else.
-    conninfo = f"host=127.0.0.1 port={registry.port} user=snowflake_node password={password.read_text().strip()} dbname=ids"
+    password = Path(address.split("password_file=")[1]).read_text().strip()
+    conninfo = f"host=127.0.0.1 port={registry.port} user=snowflake_node password={password} dbname=ids"
     with psycopg.connect(conninfo, autocommit=True) as role:
         for statement in "TABLE snowflake_id_node.registry", "TABLE snowflake_id_node.leases", "CREATE TABLE t ()", "CREATE TEMP TABLE t ()":
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 role.execute(statement)
     with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry"):
         psycopg.connect(conninfo.replace("dbname=ids", "dbname=postgres"))
+    # The line for the server's address was needed.
+    assert registry.psql("SELECT setting FROM pg_file_settings WHERE name = 'listen_addresses' ORDER BY seqno DESC LIMIT 1") == "*"
+
+
+def test_everyday_work(registry, leased):
+    """Every statement of it, one after the other, on one node; it makes ids all the while, unless that is what it is about."""
+    node, address = leased
+    # What ALTER SYSTEM sets stands behind the configuration file, as on any server.
+    assert run(node, block("### Failover", "sql")) == "t"
+    assert run(node, block("## What to watch", "sql")).startswith("ready|")
+    run(node, block("## Regions", "sql"))
+    becomes(node, "state = 'ready' AND worker_id BETWEEN 0 AND 341")
+    for number in 0, 1:
+        run(node, block("### Another worker id for a node", "sql", number))
+        becomes(node, "state = 'ready' AND worker_id BETWEEN 100 AND 109")
+    run(node, block("### Before maintenance", "sql"))
+    becomes(node, "state = 'drained'")
+    run(node, block("### Before maintenance", "sql", 1))
+    becomes(node, "state = 'ready'")
+    run(registry, "SELECT snowflake_id_node.registry_write(558, NULL, '{}')", "ids")
+    run(registry, block("### Taking a node away", "sql"), "ids")
+    assert registry.psql("SELECT count(*) FROM snowflake_id_node.registry WHERE number = 558", "ids") == "0"
+    run(node, block("### The registry is down, or cut off", "sql"))
+    becomes(node, "state = 'ready' AND worker_id = 104 AND leased_until IS NULL")
+    there, all_of_them = (dedent(text) for text in blocks("### From worker ids set by hand to a registry"))
+    run(node, there.replace(re.search("'(postgres:.*)'", there)[1], address))
+    becomes(node, "state = 'ready' AND worker_id BETWEEN 100 AND 1023 AND leased_until > clock")
+    run(node, all_of_them)
+    assert node.psql("SHOW snowflake_id.worker_id_range") == ""
+    run(node, block("### And back", "sql"))
+    becomes(node, "state = 'ready' AND worker_id = 5 AND leased_until IS NULL")
+    node.psql("CREATE TABLE orders (id bigint)")
+    run(node, block("### A worker id was lost to another node", "sql"))
+
+
+def blocks(heading):
+    """The blocks of SQL in a section, whatever they are indented by."""
+    section = re.split(r"^##", OPERATIONS.split(f"\n{heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return re.findall(r"^ *```sql\n(.*?)^ *```$", section, re.MULTILINE | re.DOTALL)
+
+
+def test_certificates(installation, registry, start_server):
+    """In the place of a password, made and used as the page says, but for the host and the directory."""
+    directory = installation.directory()
+
+    def here(text):
+        return text.replace("/etc/snowflake_id", str(directory)).replace("registry.example", "localhost")
+
+    registry.psql(block("### PostgreSQL", "sql"))
+    subprocess.run(["sh", "-eu", "-c", here(block("### Certificates", "sh"))], capture_output=True, check=True)
+    for path in directory.iterdir():
+        path.chmod(0o600)
+        installation.hand_over(path)
+    run(registry, here(block("### PostgreSQL", "sql", 1)))
+    access = Path(registry.settings["hba_file"])
+    access.write_text("local all all trust\n" + block("### PostgreSQL", "text", 2))
+    registry.configure({"listen_addresses": "localhost"})
+    registry.restart()
+    address = here(block("### PostgreSQL", "text", 3)).strip().replace("localhost", f"localhost:{registry.port}")
+    node = start_server(worker_id=None, registry=address, heartbeat="200ms")
+    node.psql(block("## Setting up a node", "sql"))
+    becomes(node, "state = 'ready'")
+    assert registry.psql("SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND usename = 'snowflake_node'") == "1"
 
 
 def columns(output):

@@ -840,7 +840,7 @@ def test_two_sources(start_registry, start_node):
     diag = node.refused("two_sources")
     assert (diag.sqlstate, diag.message_primary) == ("55000", TWO_SOURCES)
     assert diag.message_detail == "snowflake_id.worker_id and snowflake_id.registry are both set."
-    assert "ALTER SYSTEM RESET snowflake_id.worker_id;" in diag.message_hint
+    assert "ALTER SYSTEM SET snowflake_id.worker_id = -1;" in diag.message_hint
     # What is refused now is not done later.
     for function in "drain", "resume", "release_worker_id":
         diag = refusal(node.connection, f"SELECT snowflake_{function}()")
