@@ -1,6 +1,8 @@
 """Text goes in and out of databases of every encoding: converted, or replaced, and never in the way of what it says."""
 
 import re
+import shutil
+from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
@@ -8,7 +10,8 @@ import pytest
 from clients import eventually
 from nodes import refusal, status
 from registries import PostgresRegistry
-from throwaway import HOST, PROJECT
+from test_audit import AUDIT
+from throwaway import HOST, PROJECT, Server, free_port
 
 # A registry's database that does not exist: PostgreSQL names it. The euro is in none of these encodings, the e with an
 # accent in two.
@@ -56,6 +59,37 @@ def test_a_registry_whose_words_are_not_ascii(start_server, start_registry, conn
         assert server.psql("SELECT state FROM snowflake_status", f"in_{encoding.lower()}") == "no_lease"
         for view in "pg_stat_snowflake", "pg_stat_snowflake_backends", "snowflake_layouts":
             assert connection.execute(f"SELECT * FROM {view}").rowcount > 0
+
+
+def test_a_server_that_speaks_german(installation, connect):
+    """PostgreSQL's own errors, of this server and of a registry, are words of every encoding that has them."""
+    messages = Path(f"/usr/share/locale/de/LC_MESSAGES/postgres-{installation.major}.mo")
+    if not messages.exists():
+        pytest.skip("the server's messages in German are missing")
+    # PostgreSQL finds them from where its programs are.
+    directory = installation.root / messages.parent.relative_to("/")
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(messages, directory)
+    port = free_port()
+    registry = f"postgres://postgres@{HOST}:{port}/none"
+    settings = {"lc_messages": "C.utf8", "listen_addresses": HOST, "snowflake_id.registry": registry}
+    with Server(installation, settings, env={"LANGUAGE": "de"}, port=port) as server:
+        server.psql("CREATE ROLE reader")
+        refused = "keine Berechtigung f\u00fcr Tabelle items"
+        missing = "Datenbank \u00bbnone\u00ab existiert nicht"
+        eventually(lambda: "none" in server.psql("CREATE EXTENSION IF NOT EXISTS snowflake_id; SELECT registry_trouble FROM snowflake_status"))
+        for encoding in ENCODINGS:
+            connection = connect(server, create(server, encoding), client_encoding="UTF8")
+            connection.execute(f"CREATE TABLE items (id bigint); GRANT EXECUTE ON FUNCTION {AUDIT} TO reader; SET ROLE reader")
+            known = {"EUC_JP": "\u00fc", "SQL_ASCII": "", "LATIN1": "\u00fc\u00bb\u00ab", "UTF8": "\u00fc\u00bb\u00ab"}[encoding]
+            shown = [re.sub(rf"[^\x00-\x7f{known}]", "?", text) for text in (refused, missing)]
+            diag = refusal(connection, "SELECT * FROM snowflake_audit('items', 'id')")
+            assert (diag.sqlstate, diag.message_primary) == ("42501", shown[0])
+            diag = refusal(connection)
+            assert diag.sqlstate == "55P03"
+            assert diag.message_detail.endswith(f"{shown[1]}.")
+            assert status(connection).registry_trouble.endswith(shown[1])
+        assert server.crashes() == []
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
