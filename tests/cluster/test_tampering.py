@@ -398,3 +398,49 @@ def test_a_registry_that_is_not_there(server, roles_session):
         assert diag.message_detail == "It is missing, or not the extension's."
     admin.execute(f"ALTER EXTENSION snowflake_id_node ADD TABLE {REGISTRY}")
     assert [row[:2] for row in session.execute(CALLS[0]).fetchall()] == [(1, 1)]
+
+
+# All who write, and a role that was granted too much
+
+
+BECOME = """
+    CREATE FUNCTION pg_temp.become() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE LOG 'it fell for %', current_user; EXECUTE 'ALTER ROLE app SUPERUSER'; RETURN NEW; END $$
+"""
+TABLES = "high_water_marks", "samples", "registry", "audits"
+
+
+def test_a_role_with_every_right_on_the_tables(start_server, connect):
+    """It becomes nothing: not by the keeper's record and samples, the registry's functions, an audit of a superuser's."""
+    server = start_server(reservation="200ms", sample_rate="1")
+    admin = connect(server)
+    admin.execute("CREATE EXTENSION snowflake_id; CREATE TABLE items (id bigint DEFAULT snowflake_nextval())")
+    admin.execute("INSERT INTO items DEFAULT VALUES; SELECT * FROM snowflake_audit('items', 'id')")
+    admin.execute("CREATE ROLE app LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA snowflake_id_node TO app WITH GRANT OPTION")
+    admin.execute("GRANT ALL ON SCHEMA snowflake_id_node TO app")
+    app = connect(server, user="app")
+    app.execute(BECOME)
+    for table in TABLES:
+        for when in "BEFORE INSERT OR UPDATE OR DELETE", "AFTER INSERT OR UPDATE OR DELETE":
+            app.execute(
+                f"CREATE TRIGGER become{when[0]} {when} ON snowflake_id_node.{table} FOR EACH ROW EXECUTE FUNCTION pg_temp.become()"
+            )
+    changed = "table snowflake_id_node.{} is not as its extension has made it"
+    _, diag = stops(admin)
+    assert (diag.sqlstate, diag.message_primary) == ("55000", changed.format("high_water_marks"))
+    for call in CALLS:
+        diag = refusal(admin, call)
+        assert (diag.sqlstate, diag.message_primary) == ("55000", changed.format("registry"))
+    diag = refusal(admin, "SELECT * FROM snowflake_audit('items', 'id')")
+    assert (diag.sqlstate, diag.message_primary) == ("55000", changed.format("audits"))
+    # Samples are written from ids, of which there are some as soon as the record may be written.
+    admin.execute("DROP TRIGGER becomeB ON snowflake_id_node.high_water_marks; DROP TRIGGER becomeA ON snowflake_id_node.high_water_marks")
+    dropped = "SELECT samples_dropped FROM pg_stat_snowflake"
+    (before,) = admin.execute(dropped).fetchone()
+    eventually(lambda: next_id(admin) and admin.execute(dropped).fetchone()[0] > before, "samples are dropped")
+    assert "it fell for" not in server.log
+    assert admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = 'app'").fetchone() == (False,)
+    # It works for whoever is careless.
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        app.execute("INSERT INTO snowflake_id_node.samples VALUES (1, now(), 1)")
+    assert "it fell for app" in server.log
