@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// The most that a registry may send for one call: some 10,000 leases. What is made of an answer takes
-/// up to five times as much, for a moment.
+/// some five times as much, for a moment.
 pub(crate) const ANSWER: usize = 5 * 1024 * 1024;
 
 /// What a host is called.

@@ -15,6 +15,8 @@ const TERMS: Terms =
 const HOUR: i64 = 3_600_000_000;
 /// Some moment.
 const NOW: i64 = 1_800_000_000_000_000;
+/// Before something is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
 const LAYOUT: &str = "timestamp:41,worker:10,sequence:12";
 
 /// A registry of a test's own, to which any number of nodes connect.
@@ -337,15 +339,22 @@ async fn rush_here(registry: &Registry, takers: usize, last: u64) -> (Vec<u64>, 
     for node in 0..takers {
         let mut store = registry.connect();
         tasks.spawn_local(async move {
-            let taker = taker(&format!("node {node}"), last);
+            let (taker, nonce) = (taker(&format!("node {node}"), last), nonce());
+            // As a holder does, who waits for longer: again after a race that was lost, and where a
+            // busy machine had no answer in time.
+            let again = |error: &Error| matches!(error, Error::Outrun | Error::Unreachable { .. });
             let mut tenure = loop {
-                match try_take(&mut store, &taker, NOW).await {
-                    // As a holder would, but at once.
-                    Err(Error::Outrun) => (),
+                match lease::take(&mut store, &taker, &nonce, NOW, NOW + HOUR).await {
+                    Err(error) if again(&error) => tokio::time::sleep(PAUSE).await,
                     taken => break taken?,
                 }
             };
-            assert_eq!(keep(&mut store, &mut tenure, NOW + 1).await?, Fate::Kept);
+            loop {
+                match keep(&mut store, &mut tenure, NOW + 1).await {
+                    Err(error) if again(&error) => tokio::time::sleep(PAUSE).await,
+                    kept => break assert_eq!(kept?, Fate::Kept),
+                }
+            }
             // The connection stays: its end would end a ZooKeeper session.
             Ok((tenure.number, store))
         });
