@@ -87,10 +87,7 @@ pub(crate) fn preload_statement() -> Option<String> {
                 &raw mut names,
             );
         let names = PgList::<c_char>::from_pg(if whole { names } else { std::ptr::null_mut() });
-        names
-            .iter_ptr()
-            .map(|name| CStr::from_ptr(name).to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
+        names.iter_ptr().map(|name| encoding::from_file(CStr::from_ptr(name))).collect::<Vec<_>>()
     };
     let names = names.iter().map(|name| match quote_identifier(name) {
         plain if plain == *name => plain,
