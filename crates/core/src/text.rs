@@ -34,11 +34,16 @@ pub fn to_base62(id: i64) -> Option<String> {
 /// The number that a base62 text stands for. Leading zeros are allowed up to
 /// [`BASE62_MAX_LENGTH`] characters.
 pub fn from_base62(text: &str) -> Result<i64, TextError> {
-    let length = text.chars().count();
+    read_base62(text.chars())
+}
+
+/// The same for a text in whatever form: its characters.
+pub fn read_base62(text: impl Iterator<Item = char> + Clone) -> Result<i64, TextError> {
+    let length = text.clone().count();
     if !(1..=BASE62_MAX_LENGTH).contains(&length) {
         return Err(TextError::BadLength(length));
     }
-    number(text.chars(), 62, |c| match c {
+    number(text, 62, |c| match c {
         '0'..='9' => Some(c as u64 - '0' as u64),
         'A'..='Z' => Some(c as u64 - 'A' as u64 + 10),
         'a'..='z' => Some(c as u64 - 'a' as u64 + 36),
@@ -55,12 +60,17 @@ pub fn to_base32(id: i64) -> Option<String> {
 
 /// The number that a base32 text stands for.
 pub fn from_base32(text: &str) -> Result<i64, TextError> {
-    let digits = || text.chars().filter(|&c| c != '-');
-    let length = digits().count();
+    read_base32(text.chars())
+}
+
+/// The same for a text in whatever form: its characters.
+pub fn read_base32(text: impl Iterator<Item = char> + Clone) -> Result<i64, TextError> {
+    let digits = text.filter(|&c| c != '-');
+    let length = digits.clone().count();
     if length != BASE32_LENGTH {
         return Err(TextError::BadLength(length));
     }
-    number(digits(), 32, |c| {
+    number(digits, 32, |c| {
         let c = match c.to_ascii_uppercase() {
             'I' | 'L' => '1',
             'O' => '0',
