@@ -4,106 +4,12 @@
 //! Written by the keeper alone, but for `requests` and what administrators want. Each item is read by
 //! itself; only the state and its facts belong together, and are published as one.
 
+use snowflake_core::orders::Orders;
 use snowflake_core::published::Published;
 use snowflake_core::sync::{AtomicI64, AtomicU64, Ordering};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32};
 
-/// Whether ids can be had, and why not. The numbers are stored in shared memory only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum State {
-    /// The keeper is about to open the allocator.
-    Starting = 0,
-    /// Ids flow.
-    Ready,
-    /// `snowflake_id.worker_id` is not set.
-    NoWorkerId,
-    /// The layout has a datacenter field and `snowflake_id.datacenter_id` is not set.
-    NoDatacenterId,
-    /// The keeper cannot connect to its database.
-    NoDatabase,
-    /// The extension could not be created in the keeper's database; `text` is the server's error.
-    NoExtension,
-    /// The keeper could not write its record; `text` is the server's error.
-    CannotReserve,
-    /// The record lies ahead of the clock, by `micros`.
-    ClockBehind,
-    /// The clock jumped forward, by `micros`.
-    ClockJumped,
-    /// The kernel's estimate of the clock's error is too large: `micros`.
-    ClockError,
-    /// There is no such estimate, and it is to be looked at.
-    ClockUnknown,
-    /// The record is of another layout: `text`, with an epoch in `micros`.
-    LayoutChanged,
-    /// The data directory may be the copy of another node's: `text`.
-    Copy,
-    /// Both a worker id and a registry are set.
-    TwoSources,
-    /// There is no lease; `text` says why.
-    NoLease,
-    /// Worker id `text` is claimed until `micros` since 1970.
-    LeaseClaimed,
-    /// The lease ended at `micros` since 1970; `text` says why it was not renewed.
-    LeaseEnded,
-    /// The node has been drained.
-    Drained,
-    /// Somebody else has made the schema of the keeper's extension.
-    SchemaTaken,
-    /// A table of the keeper's extension was changed: `text`, see [`crate::tables::Unusable`].
-    TableChanged,
-}
-
-impl State {
-    const ALL: [Self; 20] = [
-        Self::Starting,
-        Self::Ready,
-        Self::NoWorkerId,
-        Self::NoDatacenterId,
-        Self::NoDatabase,
-        Self::NoExtension,
-        Self::CannotReserve,
-        Self::ClockBehind,
-        Self::ClockJumped,
-        Self::ClockError,
-        Self::ClockUnknown,
-        Self::LayoutChanged,
-        Self::Copy,
-        Self::TwoSources,
-        Self::NoLease,
-        Self::LeaseClaimed,
-        Self::LeaseEnded,
-        Self::Drained,
-        Self::SchemaTaken,
-        Self::TableChanged,
-    ];
-
-    fn from_number(number: u64) -> Self {
-        Self::ALL.into_iter().find(|&state| state as u64 == number).unwrap_or(Self::Starting)
-    }
-}
-
-/// A state with the facts that its message needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) state: State,
-    /// A length of time or a moment, by the state.
-    pub(crate) micros: u64,
-    /// A text, by the state.
-    pub(crate) text: String,
-}
-
-impl Verdict {
-    pub(crate) fn of(state: State, micros: u64, text: impl Into<String>) -> Self {
-        Self { state, micros, text: text.into() }
-    }
-}
-
-impl From<State> for Verdict {
-    fn from(state: State) -> Self {
-        Self::of(state, 0, "")
-    }
-}
+pub(crate) use snowflake_core::keeper::{Estimate, State, Verdict};
 
 /// The keeper's part of the shared state. Zeroed memory is a keeper that has not started.
 #[derive(Debug)]
@@ -122,16 +28,8 @@ pub(crate) struct Report {
     /// How often backends have asked for a fresh look, and which of these has been answered.
     requests: AtomicU64,
     answered: AtomicU64,
-    /// An administrator trusts the clock as it stands,
-    accept_clock: AtomicBool,
-    /// wants another worker id,
-    another: AtomicBool,
-    /// and wants the node drained ([`DRAIN`]) or not ([`RESUME`]).
-    drain: AtomicU32,
-    /// How often the keeper has exchanged the worker id,
-    pub(crate) exchanges: AtomicU64,
-    /// and drained or resumed the node, as was wanted.
-    pub(crate) drains: AtomicU64,
+    /// What administrators want.
+    pub(crate) orders: Orders,
     /// Attempts to connect that failed one after the other.
     pub(crate) failed_connections: AtomicU32,
     pub(crate) timeline: AtomicU32,
@@ -151,17 +49,6 @@ pub(crate) struct Report {
     pub(crate) clock_jump: AtomicI64,
     /// Whether there is an [`Estimate`], and its parts.
     estimate: Published<4>,
-}
-
-/// What the kernel says of the wall clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Estimate {
-    /// How wrong it can be, in microseconds.
-    pub(crate) error: i64,
-    /// What the kernel is still correcting, little by little; in microseconds.
-    pub(crate) offset: i64,
-    /// Whether a time daemon keeps it.
-    pub(crate) synchronized: bool,
 }
 
 impl Report {
@@ -245,39 +132,7 @@ impl Report {
     pub(crate) fn answer(&self, Ticket(number): Ticket) {
         self.answered.store(number, Ordering::Release);
     }
-
-    pub(crate) fn accept_clock(&self) {
-        self.accept_clock.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn take_accept_clock(&self) -> bool {
-        self.accept_clock.swap(false, Ordering::AcqRel)
-    }
-
-    pub(crate) fn take_another(&self) -> bool {
-        self.another.swap(false, Ordering::AcqRel)
-    }
-
-    pub(crate) fn want_another(&self) {
-        self.another.store(true, Ordering::Release);
-    }
-
-    /// Whether the node is to be drained, or to make ids again, since the last call.
-    pub(crate) fn take_drain(&self) -> Option<bool> {
-        match self.drain.swap(0, Ordering::AcqRel) {
-            DRAIN => Some(true),
-            RESUME => Some(false),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn drain(&self, drain: bool) {
-        self.drain.store(if drain { DRAIN } else { RESUME }, Ordering::Release);
-    }
 }
-
-const DRAIN: u32 = 1;
-const RESUME: u32 = 2;
 
 /// A place in the line of those who wait for a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -182,6 +182,15 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Adds to what this process counts, in its own slot like any backend.
+    pub(crate) fn count(&self, counter: Counter, by: u64) {
+        if let Some(slot) = self.my_slot() {
+            slot.counters.add(counter, by);
+        }
+    }
+}
+
 impl BackendSlot {
     /// The beginning of a session: what the last one left is not this one's.
     pub(crate) fn begin_session(&'static self) {

@@ -68,12 +68,21 @@ impl Question {
         Ok(())
     }
 
-    /// Waits for the answer, or until the keeper has taken too long for it.
-    pub(crate) fn answer(self) {
-        let report = self.shared.report();
-        while !report.is_answered(self.ticket) && self.since.elapsed() < KEEPER_TIMEOUT {
-            wait(LOOK);
-        }
+    /// Whether the keeper may still take its time.
+    pub(crate) fn is_in_time(&self) -> bool {
+        self.since.elapsed() < KEEPER_TIMEOUT
+    }
+
+    /// Asks once more.
+    pub(crate) fn again(&mut self) {
+        self.ticket = self.shared.report().ask();
+        self.shared.wake_keeper();
+        self.rest();
+    }
+
+    /// Waits a moment.
+    pub(crate) fn rest(&self) {
+        wait(LOOK);
     }
 }
 
@@ -121,6 +130,7 @@ pub(crate) fn error_of(verdict: Verdict) -> Option<Error> {
         State::LeaseClaimed => Ok(Error::LeaseClaimed { number: verdict.text, until: by as i64 }),
         State::LeaseEnded => Ok(Error::LeaseEnded { at: by as i64, why: verdict.text }),
         State::Drained => Ok(Error::Drained),
+        State::TimeExhausted => layout().map(|layout| Error::TimeExhausted { layout }),
     };
     Some(error.unwrap_or_else(|error| error))
 }
@@ -152,14 +162,14 @@ pub(crate) fn now() -> (&'static str, Option<Error>) {
     };
     let report = shared.report();
     if let Some(error) = why_not(report) {
-        return (word(report.verdict().state), Some(error));
+        return (report.verdict().state.word(), Some(error));
     }
     if layout.tick_at(WallClock.now()) == Err(snowflake_core::TimeError::AfterEnd) {
         return ("time_exhausted", Some(Error::TimeExhausted { layout: *layout }));
     }
     let state = report.verdict().state;
     match keeper(report) {
-        keeper @ Keeper::Missing => return (word(state), Some(Error::KeeperNotReady { keeper })),
+        keeper @ Keeper::Missing => return (state.word(), Some(Error::KeeperNotReady { keeper })),
         keeper if !is_alert(report) => {
             return ("keeper_stuck", Some(Error::KeeperNotReady { keeper }));
         }
@@ -167,7 +177,7 @@ pub(crate) fn now() -> (&'static str, Option<Error>) {
     }
     match clock_behind(shared, layout) {
         Some(error) if state == State::Ready => ("clock_behind", Some(error)),
-        _ => (word(state), None),
+        _ => (state.word(), None),
     }
 }
 
@@ -205,31 +215,5 @@ impl Ends {
             issued: time(position.cursor),
             reserved: time(position.limit),
         }
-    }
-}
-
-/// The state's name in `snowflake_status`.
-const fn word(state: State) -> &'static str {
-    match state {
-        State::Starting => "starting",
-        State::Ready => "ready",
-        State::NoWorkerId => "no_worker_id",
-        State::NoDatacenterId => "no_datacenter_id",
-        State::NoDatabase => "no_database",
-        State::NoExtension => "no_extension",
-        State::CannotReserve => "cannot_reserve",
-        State::ClockBehind => "clock_behind",
-        State::ClockJumped => "clock_jumped",
-        State::ClockError => "clock_error",
-        State::ClockUnknown => "clock_unknown",
-        State::LayoutChanged => "layout_changed",
-        State::Copy => "copy",
-        State::TwoSources => "two_sources",
-        State::NoLease => "no_lease",
-        State::LeaseClaimed => "lease_claimed",
-        State::LeaseEnded => "lease_ended",
-        State::Drained => "drained",
-        State::SchemaTaken => "schema_taken",
-        State::TableChanged => "table_changed",
     }
 }

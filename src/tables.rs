@@ -47,6 +47,7 @@ pub(crate) const HIGH_WATER_MARKS: Table = Table {
         ("lease", pg_sys::TEXTOID),
         ("lease_until", pg_sys::TIMESTAMPTZOID),
         ("drained", pg_sys::BOOLOID),
+        ("max_ahead", pg_sys::INT8OID),
     ],
 };
 

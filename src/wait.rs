@@ -11,12 +11,28 @@ const LONGEST: u64 = 100_000;
 /// tick of most layouts, are slept.
 const SHORTEST_BY_LATCH: u64 = 2_000;
 
+// PostgreSQL's storage/pmsignal.h, which pgrx does not have.
+#[allow(unsafe_code)]
+unsafe extern "C-unwind" {
+    fn PostmasterIsAliveInternal() -> bool;
+}
+
 /// Waits for about `micros` microseconds, at most 100 ms, then serves interrupts: a
-/// cancelled or terminated statement ends here.
+/// cancelled or terminated statement ends here, and so does one whose server has died.
 pub(crate) fn wait(micros: u64) {
     let micros = micros.min(LONGEST);
     if micros < SHORTEST_BY_LATCH {
         std::thread::sleep(Duration::from_micros(micros));
+        // A latch would have noticed. Until all of its processes have ended, a server cannot be
+        // started again.
+        // SAFETY: no arguments; it reads a pipe that the postmaster holds open. The process ends as it
+        // does where a latch is waited for.
+        #[allow(unsafe_code)]
+        unsafe {
+            if !PostmasterIsAliveInternal() {
+                pg_sys::proc_exit(1);
+            }
+        }
     } else {
         wait_for_latch(micros / 1000);
     }

@@ -2,7 +2,7 @@
 
 use crate::encoding::Text;
 use crate::error::{Error, OrRaise};
-use crate::report::{Report, State};
+use crate::report::Report;
 use crate::rights::refuse_database_owner;
 use crate::settings;
 use crate::shared::{Shared, shared};
@@ -10,8 +10,9 @@ use crate::status::{self, Question};
 use crate::time::{WallClock, from_unix};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
+use snowflake_core::keeper::{Order, Outcome};
 use snowflake_core::{Clock, Field};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
@@ -103,45 +104,50 @@ fn keeper() -> &'static Shared {
 #[pg_extern(sql = false)]
 fn snowflake_accept_clock(fcinfo: pg_sys::FunctionCallInfo) -> bool {
     refuse_database_owner(fcinfo);
-    let shared = keeper();
-    let report = shared.report();
-    // What the keeper says may be a second old.
-    Question::ask(shared).answer();
-    if report.verdict().state != State::ClockJumped {
-        return false;
-    }
-    report.accept_clock();
-    Question::ask(shared).answer();
-    true
+    order(keeper(), Order::AcceptClock) == Outcome::Done
 }
 
 #[pg_extern(sql = false)]
 fn snowflake_drain(fcinfo: pg_sys::FunctionCallInfo) {
     refuse_database_owner(fcinfo);
-    drain(true);
+    order(keeper(), Order::Drain);
 }
 
 #[pg_extern(sql = false)]
 fn snowflake_resume(fcinfo: pg_sys::FunctionCallInfo) {
     refuse_database_owner(fcinfo);
-    drain(false);
+    order(keeper(), Order::Resume);
 }
 
-/// Has the keeper write it down; an error where it could not.
-fn drain(drain: bool) {
-    let shared = keeper();
-    order(shared, &shared.report().drains, || shared.report().drain(drain));
-}
-
-/// Has the keeper do something that it counts; an error where it has not.
-fn order(shared: &'static Shared, count: &AtomicU64, order: impl FnOnce()) {
-    let before = count.load(Ordering::Acquire);
-    order();
-    Question::ask(shared).answer();
-    if count.load(Ordering::Acquire) == before {
-        let keeper = || Error::KeeperNotReady { keeper: status::keeper(shared.report()) };
-        status::now().1.unwrap_or_else(keeper).raise();
+/// Has the keeper do something; an error where it cannot, with the reason.
+fn order(shared: &'static Shared, order: Order) -> Outcome {
+    let orders = &shared.report().orders;
+    let mut question = Question::ask(shared);
+    let given = loop {
+        match orders.give(order) {
+            Some(given) => break given,
+            // Another one is being carried out.
+            None if question.is_in_time() => question.again(),
+            None => not_done(shared),
+        }
+    };
+    question.again();
+    loop {
+        match orders.outcome(given) {
+            Some(Outcome::Refused) => not_done(shared),
+            Some(outcome) => return outcome,
+            None if question.is_in_time() => question.rest(),
+            // What the keeper has not begun, it never will.
+            None if orders.take_back(given) => not_done(shared),
+            None => return orders.outcome(given).unwrap_or_else(|| not_done(shared)),
+        }
     }
+}
+
+/// Why the keeper has not done it.
+fn not_done(shared: &'static Shared) -> ! {
+    let keeper = || Error::KeeperNotReady { keeper: status::keeper(shared.report()) };
+    status::now().1.unwrap_or_else(keeper).raise()
 }
 
 #[pg_extern(sql = false)]
@@ -153,7 +159,7 @@ fn snowflake_release_worker_id(fcinfo: pg_sys::FunctionCallInfo) {
         (Some(_), Some(_)) => Error::TwoSources.raise(),
         (Some(_), None) => (),
     }
-    order(shared, &shared.report().exchanges, || shared.report().want_another());
+    order(shared, Order::Exchange);
 }
 
 /// For the installation script: says what is still missing for ids, as far as is known.

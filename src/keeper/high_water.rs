@@ -13,7 +13,9 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::{self, SpiHeapTupleData};
-use snowflake_core::window::{KeptLease, NodeName, Number, Record};
+use snowflake_core::keeper;
+use snowflake_core::tenancy::KeptLease;
+use snowflake_core::window::{NodeName, Number, Record};
 use std::ffi::{CStr, c_int};
 use std::fmt::{Display, Formatter};
 use std::panic::AssertUnwindSafe;
@@ -101,50 +103,8 @@ pub(super) fn set_here(name: &CStr, value: &CStr) {
     }
 }
 
-/// The node's name, and where it is, for people.
-#[derive(Clone, Debug)]
-pub(super) struct Home {
-    pub(super) name: NodeName,
-    pub(super) host: String,
-    pub(super) data_directory: String,
-    pub(super) timeline: u32,
-}
-
-impl Home {
-    pub(super) fn find() -> Result<Self, Failure> {
-        // SAFETY: no arguments; recovery has ended, and both are known from then on. The data
-        // directory is a C string that is set before any process is started.
-        let (cluster, timeline, directory) = unsafe {
-            (
-                pg_sys::GetSystemIdentifier(),
-                pg_sys::GetWALInsertionTimeLine(),
-                CStr::from_ptr(pg_sys::DataDir).to_string_lossy().into_owned(),
-            )
-        };
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let host = read("/proc/sys/kernel/hostname").trim().to_owned();
-        // A copy on the same machine has another path or at least another inode; one that
-        // keeps both, by a snapshot of the disk, is on another machine.
-        let data_directory = std::fs::canonicalize(&directory)
-            .map_or(directory, |path| path.to_string_lossy().into_owned());
-        let inode = std::fs::metadata(&data_directory)
-            .map_or(0, |metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
-        let machine = read("/etc/machine-id");
-        let machine = if machine.trim().is_empty() { &host } else { machine.trim() };
-        // Hashed, because whoever may see the status need not see the machine's id.
-        let identity = format!("{machine}\n{data_directory}\n{inode}");
-        let fingerprint = transaction(|| {
-            let hash = "SELECT left(encode(sha256($1), 'hex'), 16)";
-            Ok(Spi::get_one_with_args::<String>(hash, &[identity.as_bytes().into()])?)
-        })?;
-        let name =
-            NodeName { cluster: cluster.to_string(), fingerprint: fingerprint.unwrap_or_default() };
-        Ok(Self { name, host, data_directory, timeline })
-    }
-}
-
 /// As many parameters as there are columns.
-const VALUES: &str = "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15";
+const VALUES: &str = "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16";
 
 /// All records.
 pub(super) fn read() -> Result<Vec<Record>, Failure> {
@@ -186,6 +146,7 @@ fn record(row: &SpiHeapTupleData<'_>) -> Result<Record, spi::Error> {
             .map(|nonce| Ok::<_, spi::Error>(KeptLease { nonce: nonce.0, until: time(14)? }))
             .transpose()?,
         drained: row.get(15)?.unwrap_or(false),
+        max_ahead: row.get::<i64>(16)?.and_then(|micros| micros.try_into().ok()).unwrap_or(0),
     })
 }
 
@@ -213,6 +174,7 @@ pub(super) fn write(record: &Record) -> Result<(), Failure> {
             record.lease.as_ref().map(|lease| text(&lease.nonce)).into(),
             record.lease.as_ref().and_then(|lease| time(lease.until)).into(),
             record.drained.into(),
+            i64::try_from(record.max_ahead).unwrap_or(i64::MAX).into(),
         ];
         Spi::connect_mut(|client| {
             let update = format!("UPDATE {table} SET ({columns}) = ROW ({VALUES}) WHERE node = $1");
@@ -298,6 +260,19 @@ impl Display for Failure {
     }
 }
 
+impl From<Failure> for keeper::Failure {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoExtension(why) => Self::NoExtension(why),
+            Failure::SchemaTaken => Self::SchemaTaken,
+            // The keeper has just created it.
+            Failure::Unusable(Unusable::NoExtension) => Self::NoExtension(String::new()),
+            Failure::Unusable(Unusable::Changed(what)) => Self::TableChanged(what.to_line()),
+            Failure::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
 impl From<Unusable> for Failure {
     fn from(why: Unusable) -> Self {
         Self::Unusable(why)
@@ -313,7 +288,9 @@ impl From<spi::Error> for Failure {
 /// Runs something in a transaction of its own. An error of PostgreSQL's ends the transaction,
 /// not the keeper.
 pub(super) fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    let interruptible = signals::Interruptible::begin();
+    let Some(interruptible) = signals::Interruptible::begin() else {
+        return Err(Failure::Failed("the server is being stopped".to_owned()));
+    };
     let work = AssertUnwindSafe(|| BackgroundWorker::transaction(AssertUnwindSafe(work)));
     let result = PgTryBuilder::new(work)
         .catch_others(|error| Err(aborted(error)))

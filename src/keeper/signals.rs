@@ -13,6 +13,9 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// How often a transaction was interrupted.
 static INTERRUPTIONS: AtomicU32 = AtomicU32::new(0);
 static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
+/// The last writes are being made. The postmaster sends each SIGTERM twice, and the second one must not
+/// interrupt what the first has begun.
+static CLOSING: AtomicBool = AtomicBool::new(false);
 
 /// Installs the handlers: SIGHUP wakes; SIGTERM and SIGINT interrupt a transaction, and the
 /// first also ends the keeper.
@@ -33,8 +36,10 @@ pub(super) fn install() {
 
 unsafe extern "C-unwind" fn on_stop(signal: i32) {
     STOP.store(true, Ordering::Relaxed);
-    // SAFETY: called as a signal handler.
-    unsafe { on_cancel(signal) };
+    if !CLOSING.load(Ordering::Relaxed) {
+        // SAFETY: called as a signal handler.
+        unsafe { on_cancel(signal) };
+    }
 }
 
 /// As PostgreSQL's StatementCancelHandler. It also is the way in which lock_timeout comes.
@@ -55,16 +60,29 @@ pub(super) fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
+/// From now on a request to stop, which has been heard, interrupts nothing. What is done until the end
+/// has bounds of its own.
+pub(super) fn close() {
+    CLOSING.store(true, Ordering::Relaxed);
+}
+
 /// While it lives, the handlers interrupt what PostgreSQL does.
 pub(super) struct Interruptible {
     before: u32,
 }
 
 impl Interruptible {
-    pub(super) fn begin() -> Self {
+    /// `None` where the process is to end: a request that came before the transaction would not
+    /// interrupt it.
+    pub(super) fn begin() -> Option<Self> {
         let before = INTERRUPTIONS.load(Ordering::Relaxed);
         IN_TRANSACTION.store(true, Ordering::Relaxed);
-        Self { before }
+        // After: a request from here on interrupts.
+        if stop_requested() && !CLOSING.load(Ordering::Relaxed) {
+            IN_TRANSACTION.store(false, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self { before })
     }
 
     /// Whether there was an interruption.

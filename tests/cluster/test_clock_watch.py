@@ -28,7 +28,8 @@ def assert_jumped(connection):
     assert status(connection).state == "clock_jumped"
     assert 9.99 < one(connection, "SELECT extract(epoch FROM clock_jump)::float / 86400 FROM snowflake_status") < 10.01
     mark = one(connection, "SELECT reserved_until FROM snowflake_id_node.high_water_marks")
-    assert seconds(mark) <= time.time() + 1 + TICK
+    # The longest window, see docs/GUARANTEES.md.
+    assert seconds(mark) <= time.time() + 1.25 + TICK
 
 
 def assert_made_now(connection, above, offset=0):

@@ -189,4 +189,4 @@ def test_text_is_no_string():
             if re.search(r": (?:Option<)?(?:&str|String)\b", function[2]):
                 found.append(f"{source.name}: {function[1]}")
     # It is hexadecimal.
-    assert found == ["high_water.rs: get_one_with_args::<String"]
+    assert found == ["home.rs: get_one_with_args::<String"]

@@ -175,6 +175,9 @@ def test_a_crash_after_a_long_rest(start_registry, start_node):
     node = start_node(start_registry(Etcd).address("here"))
     number, claims = node.number(), node.claims()
     before = next_id(node.connection)
+    # While calls are expected, windows are renewed, and the record knows of the present lease.
+    resting = "SELECT clock > reserved_until + interval '2 s' FROM snowflake_status"
+    eventually(lambda: node.connection.execute(resting).fetchone() == (True,))
     node.sql("UPDATE snowflake_id_node.high_water_marks SET lease_until = clock_timestamp()")
     node.restart(node.server.kill9)
     # Over no other error than that there is no lease yet.

@@ -4,17 +4,19 @@
 //! all of them together make as many times more, on as many cores. With more threads than
 //! cores, it has the waiting for a core in it.
 //!
-//! Ids may run ahead of the clock without end here, and the lease has none: every claim is
+//! Ids may run ahead of the clock without end here, and the window has none: every claim is
 //! given all that it asks for, which each of them checks.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use snowflake_core::layout::DEFAULT_EPOCH;
+use snowflake_core::reserved::{Journal, at_once};
 use snowflake_core::{
-    Allocator, Claim, ClaimedTick, Clock, Fields, Layout, Lease, ManualClock, Slots,
+    Allocator, Claim, ClaimedTick, Clock, Fields, Layout, ManualClock, Reserved, Slots,
 };
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// 2026-01-01 00:00:00 UTC.
@@ -48,9 +50,24 @@ impl Clock for SystemClock {
     }
 }
 
+/// Takes any limit for written.
+struct Anything;
+
+impl Journal for Anything {
+    type Error = Infallible;
+    async fn write(&mut self, _node: u64, _mark: u64) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+fn reserved(node: u64, limit: u64) -> Reserved {
+    let Ok(reserved) = at_once(Reserved::write(&mut Anything, node, limit, 0)).unwrap();
+    reserved
+}
+
 fn open(layout: &Layout) -> Allocator {
     let allocator = Allocator::default();
-    allocator.change_lease(layout, Lease { node: 1, floor: 0, limit: u64::MAX });
+    allocator.open(layout, 0, reserved(1, u64::MAX));
     allocator
 }
 

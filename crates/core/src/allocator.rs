@@ -11,7 +11,7 @@
 //! Both are one `u64`: the node's number above the slot (tick and sequence). A
 //! layout has 63 bits at most, so both always fit. Because the node is in the
 //! word, claiming a slot and knowing whose slot it is are one atomic step: a
-//! change of lease cannot tear.
+//! change of window cannot tear.
 //!
 //! # Who writes
 //!
@@ -39,9 +39,9 @@
 //! [`Allocator::claim`] would not: it is that function for the case that nothing has changed
 //! but the sequence, and leaves every other case to it.
 //!
-//! # Taking a lease away
+//! # Taking a window away
 //!
-//! [`Allocator::change_lease`] and [`Allocator::end_lease`] close the limit, then
+//! [`Allocator::open`] and [`Allocator::close`] shut the limit, then
 //! change the cursor. A claim that had read the old limit either swaps the cursor
 //! before the keeper does, and is counted in the cursor that the keeper gets back, or fails its swap and
 //! starts over, sees the new node and the limit that belongs to it. So after the
@@ -58,6 +58,7 @@
 
 use crate::clock::Clock;
 use crate::layout::{Field, Layout};
+use crate::reserved::Reserved;
 use crate::sync::{AtomicU64, CacheLine, Ordering};
 
 /// The two words. Zeroed memory is a closed allocator.
@@ -86,17 +87,6 @@ pub struct ClaimedTick {
     /// Clock readings between which it is the present one.
     begin: i64,
     end: i64,
-}
-
-/// The right of a node to issue the slots from `floor` up to, not including, `limit`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Datacenter and worker id as one number, see [`Layout::node`].
-    pub node: u64,
-    /// The first slot that may be issued.
-    pub floor: u64,
-    /// The first slot that may not.
-    pub limit: u64,
 }
 
 /// Where an allocator stands.
@@ -238,39 +228,43 @@ impl Allocator {
         Some(id)
     }
 
-    /// Gives the allocator to a node, or to the same node anew. The slots begin at
-    /// the lease's floor or, if that is greater, where the last ones ended.
+    /// Opens a window for a node, or for the same node anew. The slots begin at `floor` or, if
+    /// that is greater, where the last ones ended; with another node's number they begin in the
+    /// next tick where its ids would else be less than those before.
     ///
     /// Returns the end of what was issued before: every slot of the node that held
     /// the allocator is below it, and no other will be issued.
     ///
     /// For one process, the keeper.
-    pub fn change_lease(&self, layout: &Layout, lease: Lease) -> u64 {
-        self.close();
-        let end = self.move_cursor(layout, |end| (lease.node, end.max(lease.floor)));
-        self.publish(layout, lease.node, lease.limit);
+    pub fn open(&self, layout: &Layout, floor: u64, reserved: Reserved) -> u64 {
+        self.shut();
+        let before = self.position(layout).node;
+        let node = reserved.node();
+        let end =
+            self.move_cursor(layout, |end| (node, in_order(layout, before, node, end).max(floor)));
+        self.publish(layout, node, reserved.limit());
         end
     }
 
-    /// Ends the lease, and leaves the allocator closed. Returns the end of what was issued,
-    /// as [`Self::change_lease`] does.
+    /// Closes the window. Returns the end of what was issued, as [`Self::open`] does.
     ///
     /// For one process, the keeper.
-    pub fn end_lease(&self, layout: &Layout) -> u64 {
-        self.close();
+    pub fn close(&self, layout: &Layout) -> u64 {
+        self.shut();
         let node = self.position(layout).node;
         // A claim that is under way fails only if the cursor changes: one slot is dropped.
         self.move_cursor(layout, |end| (node, end + 1))
     }
 
-    /// Moves the limit of the lease forward.
+    /// Moves the limit of the window forward.
     ///
-    /// For one process, the keeper, which has reserved what lies before the new limit. It
-    /// does nothing without a lease, and never takes anything away.
-    pub fn extend(&self, layout: &Layout, limit: u64) {
+    /// For one process, the keeper. It does nothing without a window, or with one of another
+    /// node, and never takes anything away.
+    pub fn extend(&self, layout: &Layout, reserved: Reserved) {
         let position = self.position(layout);
-        if position.limit > 0 && limit > position.limit {
-            self.publish(layout, position.node, limit);
+        let same = position.limit > 0 && position.node == reserved.node();
+        if same && reserved.limit() > position.limit {
+            self.publish(layout, position.node, reserved.limit());
         }
     }
 
@@ -321,7 +315,7 @@ impl Allocator {
 
     /// Takes the window away: claims get [`Claim::NeedWindow`], but one that is under way
     /// may still succeed.
-    fn close(&self) {
+    fn shut(&self) {
         // Limit 0 of node 0 lets nothing pass, for any node.
         self.limit.0.store(0, Ordering::Release);
     }
@@ -345,6 +339,15 @@ fn first_present_slot(layout: &Layout, now: i64) -> Option<u64> {
 #[inline]
 fn end_of_tick(layout: &Layout, slot: u64) -> u64 {
     layout.first_slot(layout.tick_of_slot(slot) + 1).min(layout.last_slot())
+}
+
+/// From which slot on a node's ids are greater than those that another has issued below `end`.
+fn in_order(layout: &Layout, before: u64, node: u64, end: u64) -> u64 {
+    let follows = |last| layout.id(node, end) > layout.id(before, last);
+    match end.checked_sub(1) {
+        Some(last) if node != before && !follows(last) => end_of_tick(layout, last),
+        _ => end,
+    }
 }
 
 /// Microseconds until a slot's tick begins or, with `max_ahead`, until it is no farther
@@ -497,6 +500,7 @@ impl ClaimedTick {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::reserved::{Journal, at_once};
 
     /// The keeper's order of writes never shows such a pair; that is no reason to
     /// trust in it.
@@ -504,7 +508,15 @@ mod tests {
     fn another_nodes_limit_lets_nothing_pass() {
         let layout = Layout::parse("default", Some(0)).expect("a preset");
         let allocator = Allocator::default();
-        allocator.change_lease(&layout, Lease { node: 1, floor: 0, limit: u64::MAX });
+        struct Anything;
+        impl Journal for Anything {
+            type Error = ();
+            async fn write(&mut self, _node: u64, _mark: u64) -> Result<(), ()> {
+                Ok(())
+            }
+        }
+        let reserved = at_once(Reserved::write(&mut Anything, 1, u64::MAX, 0));
+        allocator.open(&layout, 0, reserved.expect("at once").expect("written"));
         let word = 2 << layout.slot_bits() | layout.last_slot();
         allocator.limit.0.store(word, Ordering::Relaxed);
         let claim = allocator.claim(&layout, &ManualClock::new(1_000_000), 1, 0);

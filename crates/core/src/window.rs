@@ -10,7 +10,9 @@
 
 use crate::allocator::wait_for;
 use crate::error::TimeError;
-use crate::layout::{Layout, MAX_TICK};
+use crate::keeper::longest;
+use crate::layout::{Field, Layout, MAX_TICK};
+use crate::tenancy::KeptLease;
 
 /// One node's record, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct Record {
     pub epoch: i64,
     /// The cluster's timeline when it was written.
     pub timeline: u32,
+    /// How far ids were allowed to run ahead of the clock then, in microseconds.
+    pub max_ahead: u64,
     /// When it was written, in microseconds since the Unix epoch.
     pub updated_at: i64,
     /// The run of the machine in which it was written.
@@ -41,15 +45,6 @@ pub struct Record {
     pub lease: Option<KeptLease>,
     /// Whether the node is to make no ids until it is told otherwise.
     pub drained: bool,
-}
-
-/// What a node keeps of its lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptLease {
-    /// What the registry knows it by.
-    pub nonce: String,
-    /// Its end, or an earlier one: microseconds since the Unix epoch.
-    pub until: i64,
 }
 
 /// A node's number, as it is configured.
@@ -76,6 +71,8 @@ pub struct NodeName {
 pub struct Identity<'a> {
     /// Its name.
     pub node: &'a NodeName,
+    /// Names that it had before, and nobody else has now.
+    pub past: &'a [NodeName],
     /// Its number.
     pub number: Number,
     /// The layout in force.
@@ -93,9 +90,9 @@ pub struct Beginning {
     pub max_ahead: u64,
     /// Microseconds to stay clear of what another node may have issued last.
     pub guard: u64,
-    /// Whether it has issued ids already, all below the cursor of its own allocator,
-    /// and now only changes its number.
-    pub running: bool,
+    /// It has issued ids already, all below the cursor of its own allocator, and now only changes
+    /// its number: the greatest mark that it has written, or tried to. `None` at a start.
+    pub running: Option<u64>,
     /// The number is leased: nobody else has issued ids with it from this time on, in microseconds
     /// since the Unix epoch, and other nodes' records of it are only history.
     pub leased_from: Option<i64>,
@@ -108,6 +105,8 @@ pub struct Start<'a> {
     pub floor: u64,
     /// The record of another node that has the same number, as far as one can know.
     pub conflict: Option<Conflict<'a>>,
+    /// How far ids that decide about it were allowed to run ahead of a clock: microseconds.
+    pub max_ahead: u64,
 }
 
 /// Two nodes with one number.
@@ -122,6 +121,45 @@ pub struct Conflict<'a> {
 /// The last record of the node, or of the one that it descends from, is of another layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayoutChanged<'a>(pub &'a Record);
+
+impl Number {
+    /// The two parts of a number, see [`Layout::node`].
+    pub fn of(layout: &Layout, node: u64) -> Self {
+        let part = |field| layout.number_in(field, node).and_then(|part| u32::try_from(part).ok());
+        Self { datacenter_id: part(Field::Datacenter), worker_id: part(Field::Worker) }
+    }
+
+    /// Both as one.
+    pub(crate) fn node(self, layout: &Layout) -> Option<u64> {
+        layout.node(self.datacenter_id, self.worker_id).ok()
+    }
+}
+
+impl Identity<'_> {
+    /// Whether a record is the node's own.
+    pub fn is_own(&self, record: &Record) -> bool {
+        record.node == *self.node || self.past.contains(&record.node)
+    }
+
+    /// Whether a record is of a data directory that once was one with this one.
+    fn is_family(&self, record: &Record) -> bool {
+        record.node.cluster == self.node.cluster || self.is_own(record)
+    }
+
+    /// From which slot on ids of this number are not below a mark, nor below ids of another number in
+    /// its tick: order is promised per node, whatever its number was.
+    fn above(&self, record: &Record) -> Option<u64> {
+        let slot = record.slot(self.layout)?;
+        let follows = record.number == self.number
+            || !record.is_of(self.layout)
+            || self
+                .number
+                .node(self.layout)
+                .is_none_or(|node| self.layout.id(node, slot) >= record.reserved_until);
+        let next = self.layout.first_slot(self.layout.tick_of_slot(slot) + 1);
+        Some(if follows { slot } else { next.min(self.layout.last_slot()) })
+    }
+}
 
 impl NodeName {
     /// The name that [`Self::to_string`] wrote; any other text is a node that is no relation.
@@ -148,7 +186,7 @@ impl Record {
         self.reserved_until != 0
     }
 
-    fn is_of(&self, layout: &Layout) -> bool {
+    pub(crate) fn is_of(&self, layout: &Layout) -> bool {
         self.layout == layout.to_string() && self.epoch == layout.epoch()
     }
 
@@ -170,34 +208,47 @@ pub fn start<'a>(
     identity: &Identity<'_>,
     beginning: &Beginning,
 ) -> Result<Start<'a>, LayoutChanged<'a>> {
-    let Identity { node, number, layout, timeline } = *identity;
+    let Identity { number, layout, .. } = *identity;
     let marked = || records.iter().filter(|record| record.has_mark());
     // All data directories that were one once: this one, what it was copied from, and
     // the primaries before a promotion.
-    let family = || marked().filter(|record| record.node.cluster == node.cluster);
-    let own = || family().filter(|record| record.node == *node);
+    let family = || marked().filter(|record| identity.is_family(record));
+    let own = || family().filter(|record| identity.is_own(record));
     let newest = |record: &&Record| (record.timeline, record.updated_at);
 
     let last = own().max_by_key(newest).or_else(|| family().max_by_key(newest));
     if let Some(record) = last.filter(|record| !record.is_of(layout)) {
         return Err(LayoutChanged(record));
     }
-    let same_number = || marked().filter(|record| record.number == number);
     let conflict = conflict(records, identity).filter(|_| beginning.leased_from.is_none());
-    // Its own first record on the new timeline ends a promotion. Not that of a sibling, which
-    // may have come by logical replication from a timeline of its own.
-    let promoted = family().any(|record| record.timeline < timeline)
-        && !own().any(|record| record.timeline >= timeline);
-    let guarded = !beginning.running && (promoted || conflict.is_some());
+    let at_start = beginning.running.is_none();
+    let is_leased = beginning.leased_from.is_some();
+    let descends = at_start && descends(records, identity, is_leased);
+    let guarded = at_start && (descends || conflict.is_some());
 
     // What this node has issued itself is below the cursor if it is running, else below
-    // its own mark.
-    let marks = own().chain(same_number());
-    let marks = marks.filter(|record| !(beginning.running && record.node == *node));
-    let floor = marks.filter_map(|record| record.slot(layout)).max();
-    let has_own_mark = !beginning.running && own().any(|record| record.slot(layout).is_some());
+    // its own mark. What the family has, below theirs, whatever its numbers were then: a record
+    // names only the last one.
+    let counts = |record: &&Record| {
+        let own = match beginning.running {
+            Some(written) => {
+                identity.is_own(record) && record.slot(layout).is_some_and(|slot| slot > written)
+            }
+            None => identity.is_own(record),
+        };
+        own || record.number == number && !identity.is_own(record)
+            || descends && identity.is_family(record)
+    };
+    let floor = marked().filter(counts).filter_map(|record| identity.above(record)).max();
+    let has_own_mark = at_start && own().any(|record| record.slot(layout).is_some());
+    // What the others were allowed when they were heard of last, they may have used, whatever the
+    // setting is now.
+    let related =
+        records.iter().filter(|record| identity.is_family(record) || record.number == number);
+    let max_ahead = related.map(|record| record.max_ahead).max().unwrap_or(0);
+    let max_ahead = max_ahead.max(beginning.max_ahead);
     let behind_others = if guarded {
-        let clear = beginning.max_ahead.saturating_add(beginning.guard);
+        let clear = max_ahead.saturating_add(beginning.guard);
         next_tick(layout, beginning.since.saturating_add_unsigned(clear))
     } else if has_own_mark {
         0
@@ -208,7 +259,26 @@ pub fn start<'a>(
     };
     let leased = beginning.leased_from.map_or(0, |from| tick_from(layout, from));
     let floor = floor.unwrap_or(0).max(behind_others).max(leased);
-    Ok(Start { floor, conflict })
+    Ok(Start { floor, conflict, max_ahead })
+}
+
+/// Whether others of the family may have issued ids of which this node has no record, on the
+/// history that it descends from: a promoted standby, a recovery to a point in time, a copy.
+///
+/// Its own last record ends that, if it is of the present timeline. Not that of a sibling, which
+/// may have come by logical replication from a timeline of its own. And where it has none, it is
+/// not enough that there is no trace of others: the first record may be what is missing.
+fn descends(records: &[Record], identity: &Identity<'_>, is_leased: bool) -> bool {
+    let marked = || records.iter().filter(|record| record.has_mark());
+    let last = marked().filter(|record| record.node == *identity.node);
+    if let Some(last) = last.map(|record| record.timeline).max() {
+        return last < identity.timeline;
+    }
+    // An upgrade begins with timelines of its own.
+    let is_first = identity.timeline <= 1;
+    let others = || marked().filter(|record| identity.is_family(record));
+    // A copy leases a number of its own, as the registry knows.
+    !is_first || !is_leased && others().any(|record| !identity.is_own(record))
 }
 
 /// A node that makes ids.
@@ -228,17 +298,17 @@ pub struct Running<'a> {
 /// did not know, one that is older than its lease, or one of its own that it did not write.
 /// A node with the same number that goes on making ids is a conflict, and puts it off once.
 pub fn late_mark(records: &[Record], identity: &Identity<'_>, running: &Running<'_>) -> u64 {
-    let Identity { node, number, layout, .. } = *identity;
+    let Identity { number, layout, .. } = *identity;
     let Running { since, known, written } = *running;
     let late = |record: &&Record| {
-        if record.node == *node {
+        if identity.is_own(record) {
             record.slot(layout).is_some_and(|slot| slot > written)
         } else {
             let new = record.updated_at < since || !known.contains(&record.node);
             record.number == number && new
         }
     };
-    records.iter().filter(late).filter_map(|record| record.slot(layout)).max().unwrap_or(0)
+    records.iter().filter(late).filter_map(|record| identity.above(record)).max().unwrap_or(0)
 }
 
 /// The record of another node that has a node's number; of several the most telling.
@@ -246,7 +316,7 @@ pub fn conflict<'a>(records: &'a [Record], identity: &Identity<'_>) -> Option<Co
     let Identity { node, number, timeline, .. } = *identity;
     records
         .iter()
-        .filter(|record| record.number == number && record.node != *node)
+        .filter(|record| record.number == number && !identity.is_own(record))
         .map(|record| Conflict { record, copy: record.node.cluster == node.cluster })
         // A member of the family with an older timeline is the primary before a promotion.
         .filter(|conflict| !conflict.copy || conflict.record.timeline >= timeline)
@@ -296,7 +366,9 @@ pub fn until(layout: &Layout, now: i64, slot: u64, max_ahead: u64) -> u64 {
 ///
 /// A mark is at most a window ahead of the clock, rounded up to whole ticks.
 pub fn patience(layout: &Layout, reservation: u64, guard: u64) -> u64 {
-    reservation.saturating_add(guard).saturating_add(2 * layout.tick_length().min(MAX_TICK))
+    longest(reservation)
+        .saturating_add(guard)
+        .saturating_add(2 * layout.tick_length().min(MAX_TICK))
 }
 
 /// When a slot's tick begins, in microseconds since the Unix epoch.

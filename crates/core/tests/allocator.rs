@@ -3,19 +3,36 @@
 #![cfg(not(loom))]
 
 use proptest::prelude::*;
+use snowflake_core::reserved::{Journal, at_once};
 use snowflake_core::{
-    Allocator, Claim, ClaimedTick, Clock, Field, Layout, Lease, ManualClock, Position,
+    Allocator, Claim, ClaimedTick, Clock, Field, Layout, ManualClock, Position, Reserved,
 };
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn layout() -> Layout {
     Layout::parse("timestamp:41,worker:10,sequence:12", Some(0)).unwrap()
 }
 
+/// Takes any limit for written.
+struct Anything;
+
+impl Journal for Anything {
+    type Error = Infallible;
+    async fn write(&mut self, _node: u64, _mark: u64) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+fn reserved(node: u64, limit: u64) -> Reserved {
+    let Ok(reserved) = at_once(Reserved::write(&mut Anything, node, limit, 0)).unwrap();
+    reserved
+}
+
 fn open(layout: &Layout, node: u64) -> Allocator {
     let allocator = Allocator::default();
-    allocator.change_lease(layout, Lease { node, floor: 0, limit: u64::MAX });
+    allocator.open(layout, 0, reserved(node, u64::MAX));
     allocator
 }
 
@@ -55,7 +72,7 @@ fn a_closed_allocator_gives_nothing() {
     assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 0), Claim::NeedWindow);
     assert_eq!(claim(&allocator, &layout, 1, -1, 0), Claim::NeedWindow);
     let allocator = open(&layout, 7);
-    allocator.end_lease(&layout);
+    allocator.close(&layout);
     assert_eq!(claim(&allocator, &layout, 1, 1_000_000, 0), Claim::NeedWindow);
 }
 
@@ -130,8 +147,7 @@ fn ids_run_ahead_as_far_as_they_may() {
 #[test]
 fn the_window_ends_a_claim() {
     let (layout, allocator) = (layout(), Allocator::default());
-    allocator
-        .change_lease(&layout, Lease { node: 1, floor: 4096 * 50 + 10, limit: 4096 * 50 + 20 });
+    allocator.open(&layout, 4096 * 50 + 10, reserved(1, 4096 * 50 + 20));
     let claimed = ids(&layout, claim(&allocator, &layout, 100, 50_000, 0));
     let sequences: Vec<_> = claimed.iter().map(|&id| layout.unpack(id).unwrap().sequence).collect();
     assert_eq!(sequences, (10..20).map(Some).collect::<Vec<_>>());
@@ -143,12 +159,37 @@ fn the_window_ends_a_claim() {
 fn another_node_begins_where_the_last_one_ended() {
     let (layout, allocator) = (layout(), open(&layout(), 5));
     let last = ids(&layout, claim(&allocator, &layout, 3, 1_000_000, 0))[2];
-    let end = allocator.change_lease(&layout, Lease { node: 6, floor: 0, limit: u64::MAX });
+    let end = allocator.open(&layout, 0, reserved(6, u64::MAX));
     assert_eq!(end, layout.first_slot(1000) + 3);
     let next = layout.unpack(ids(&layout, claim(&allocator, &layout, 1, 1_000_000, 0))[0]).unwrap();
     let last = layout.unpack(last).unwrap();
     assert_eq!((last.worker, last.sequence), (Some(5), Some(2)));
     assert_eq!((next.worker, next.sequence), (Some(6), Some(3)));
+}
+
+/// A node's ids increase whatever its worker id becomes: within a tick, those of another one
+/// may be less.
+#[test]
+fn ids_increase_over_a_change_of_the_worker_id() {
+    for (text, next_tick) in [
+        ("timestamp:41,worker:10,sequence:12", true),
+        ("timestamp:41,sequence:12,worker:10", false),
+    ] {
+        let layout = Layout::parse(text, Some(0)).unwrap();
+        let allocator = open(&layout, 9);
+        let last = ids(&layout, claim(&allocator, &layout, 3, 1_000_000, 0))[2];
+        let end = allocator.open(&layout, 0, reserved(3, u64::MAX));
+        assert_eq!(end, layout.first_slot(1000) + 3);
+        let first = if next_tick { layout.first_slot(1001) } else { end };
+        assert_eq!(allocator.position(&layout).cursor, first);
+        let next = ids(&layout, claim(&allocator, &layout, 1, 1_001_000, 0))[0];
+        assert!(next > last, "{text}");
+        // Where nothing has been issued, there is nothing to be above.
+        let allocator = Allocator::default();
+        allocator.open(&layout, 0, reserved(9, u64::MAX));
+        allocator.open(&layout, 0, reserved(3, u64::MAX));
+        assert_eq!(allocator.position(&layout).cursor, 0);
+    }
 }
 
 #[test]
@@ -194,7 +235,7 @@ fn the_widest_layouts_do_not_overflow() {
 }
 
 #[test]
-fn leftover_slots_are_good_while_their_tick_and_lease_last() {
+fn leftover_slots_are_good_while_their_tick_and_window_last() {
     let (layout, allocator) = (layout(), open(&layout(), 5));
     let Claim::Ready(mut slots) = claim(&allocator, &layout, 7, 7_000_000, 0) else { panic!() };
     let tick = ClaimedTick::of(&layout, &slots);
@@ -207,16 +248,16 @@ fn leftover_slots_are_good_while_their_tick_and_lease_last() {
     assert_eq!(next(&mut slots, 6_999_999, 0), None);
     assert_eq!(next(&mut slots, 6_999_999, 1), id(1));
     // Another node's number, the own one anew but for one slot, and none.
-    allocator.change_lease(&layout, Lease { node: 6, floor: 0, limit: u64::MAX });
+    allocator.open(&layout, 0, reserved(6, u64::MAX));
     assert_eq!(next(&mut slots, 7_000_999, 0), None);
     let short = layout.first_slot(7000) + 6;
-    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: short });
+    allocator.open(&layout, 0, reserved(5, short));
     assert_eq!(next(&mut slots, 7_000_999, 0), None);
-    allocator.extend(&layout, short + 1);
+    allocator.extend(&layout, reserved(5, short + 1));
     assert_eq!(next(&mut slots, 7_000_999, 0), id(2));
-    allocator.end_lease(&layout);
+    allocator.close(&layout);
     assert_eq!(next(&mut slots, 7_000_999, 0), None);
-    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: u64::MAX });
+    allocator.open(&layout, 0, reserved(5, u64::MAX));
     let rest: Vec<_> = (0..9).map_while(|_| next(&mut slots, 7_000_999, 0)).collect();
     assert_eq!(rest, (3..7).filter_map(id).collect::<Vec<_>>());
     // A tick that they are not of.
@@ -272,22 +313,28 @@ fn the_next_id_of_a_tick_takes_one_look() {
 fn the_next_id_keeps_to_the_window() {
     let (layout, allocator) = (layout(), Allocator::default());
     let limit = |sequence| layout.first_slot(7000) + sequence;
-    allocator.change_lease(&layout, Lease { node: 5, floor: limit(0), limit: limit(2) });
+    allocator.open(&layout, limit(0), reserved(5, limit(2)));
     let Claim::Ready(slots) = claim(&allocator, &layout, 1, 7_000_000, 0) else { panic!() };
     let tick = ClaimedTick::of(&layout, &slots);
     let next = || allocator.claim_next(&layout, 7_000_000, &tick, 0);
     assert_eq!(next(), Some(layout.id(5, limit(1))));
     assert_eq!(next(), None);
-    allocator.extend(&layout, limit(3));
+    allocator.extend(&layout, reserved(5, limit(3)));
     assert_eq!(next(), Some(layout.id(5, limit(2))));
     // Another node's number.
-    allocator.change_lease(&layout, Lease { node: 6, floor: 0, limit: u64::MAX });
+    allocator.open(&layout, 0, reserved(6, u64::MAX));
     assert_eq!(next(), None);
-    allocator.change_lease(&layout, Lease { node: 4, floor: 0, limit: u64::MAX });
+    allocator.open(&layout, 0, reserved(4, u64::MAX));
     assert_eq!(next(), None);
-    allocator.change_lease(&layout, Lease { node: 5, floor: 0, limit: u64::MAX });
-    assert_eq!(next(), Some(layout.id(5, limit(3))));
-    allocator.end_lease(&layout);
+    // The same one anew, whose next id is of the next tick: of this one there were greater ones.
+    allocator.open(&layout, 0, reserved(5, u64::MAX));
+    assert_eq!(next(), None);
+    let Claim::Ready(slots) = claim(&allocator, &layout, 1, 7_001_000, 0) else { panic!() };
+    assert_eq!(slots.last_id(&layout), layout.id(5, layout.first_slot(7001)));
+    let tick = ClaimedTick::of(&layout, &slots);
+    let next = || allocator.claim_next(&layout, 7_001_000, &tick, 0);
+    assert_eq!(next(), Some(layout.id(5, layout.first_slot(7001) + 1)));
+    allocator.close(&layout);
     assert_eq!(next(), None);
 }
 
@@ -295,17 +342,16 @@ fn the_next_id_keeps_to_the_window() {
 fn a_window_is_issued_to_its_end_and_extended() {
     let (layout, allocator) = (layout(), Allocator::default());
     let limit = |tick, sequence| layout.first_slot(tick) + sequence;
-    allocator.extend(&layout, limit(9000, 0));
-    assert_eq!(allocator.position(&layout), Position::default(), "there is no lease to extend");
-    let lease = Lease { node: 5, floor: limit(7000, 0), limit: limit(7000, 10) };
-    allocator.change_lease(&layout, lease);
+    allocator.extend(&layout, reserved(5, limit(9000, 0)));
+    assert_eq!(allocator.position(&layout), Position::default(), "there is no window to extend");
+    allocator.open(&layout, limit(7000, 0), reserved(5, limit(7000, 10)));
     assert_eq!(ids(&layout, claim(&allocator, &layout, 99, 7_000_000, 0)).len(), 10);
     assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
     // A clock that jumped is beyond the window as well.
     assert_eq!(claim(&allocator, &layout, 1, 9_000_000, 0), Claim::NeedWindow);
-    allocator.extend(&layout, limit(7000, 3));
+    allocator.extend(&layout, reserved(5, limit(7000, 3)));
     assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
-    allocator.extend(&layout, limit(7001, 1));
+    allocator.extend(&layout, reserved(5, limit(7001, 1)));
     assert_eq!(ids(&layout, claim(&allocator, &layout, 9999, 7_000_000, 0)).len(), 4086);
     assert_eq!(ids(&layout, claim(&allocator, &layout, 9999, 7_001_000, 0)).len(), 1);
     let position = Position { node: 5, cursor: limit(7001, 1), limit: limit(7001, 1) };
@@ -313,16 +359,16 @@ fn a_window_is_issued_to_its_end_and_extended() {
 }
 
 #[test]
-fn the_end_of_a_lease_is_exact_and_final() {
+fn the_end_of_a_window_is_exact_and_final() {
     let (layout, allocator) = (layout(), open(&layout(), 5));
     ids(&layout, claim(&allocator, &layout, 3, 7_000_000, 0));
     let end = layout.first_slot(7000) + 3;
-    assert_eq!(allocator.end_lease(&layout), end);
+    assert_eq!(allocator.close(&layout), end);
     assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
-    allocator.extend(&layout, u64::MAX);
+    allocator.extend(&layout, reserved(5, u64::MAX));
     assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::NeedWindow);
     // The same node takes up where it was, less the one slot that ending dropped.
-    allocator.change_lease(&layout, Lease { node: 5, floor: end, limit: u64::MAX });
+    allocator.open(&layout, end, reserved(5, u64::MAX));
     let next = ids(&layout, claim(&allocator, &layout, 1, 7_000_000, 0));
     assert_eq!(next, [layout.id(5, end + 1)]);
 }
@@ -424,10 +470,10 @@ proptest! {
             let limit = layout.first_slot(now as u64 / 1000 + 2) + n;
             for allocator in [&plain, &prepared] {
                 match event {
-                    0 => { allocator.change_lease(&layout, Lease { node: n, floor: 0, limit }); }
-                    1 => { allocator.change_lease(&layout, Lease { node, floor: 0, limit: u64::MAX }); }
-                    2 => { allocator.end_lease(&layout); }
-                    3..10 => allocator.extend(&layout, limit),
+                    0 => { allocator.open(&layout, 0, reserved(n, limit)); }
+                    1 => { allocator.open(&layout, 0, reserved(node, u64::MAX)); }
+                    2 => { allocator.close(&layout); }
+                    3..10 => allocator.extend(&layout, reserved(node, limit)),
                     10..15 => { claim(allocator, &layout, n, now, max_ahead); }
                     _ => {}
                 }
@@ -443,7 +489,7 @@ proptest! {
         }
     }
 
-    /// Any clock, any batch, any change of lease: ids increase, keep to the lease
+    /// Any clock, any batch, any change of window: ids increase, keep to the window
     /// and never carry a time that is farther ahead of the clock than allowed.
     #[test]
     fn any_history(
@@ -457,7 +503,7 @@ proptest! {
             now += match event { 0 => step, 1..3 => step / 1000, _ => step.abs() / 1000 };
             if event == 3 {
                 node += 1;
-                allocator.change_lease(&layout, Lease { node, floor: 0, limit: u64::MAX });
+                allocator.open(&layout, 0, reserved(node, u64::MAX));
             }
             match claim(&allocator, &layout, n, now, max_ahead) {
                 Claim::Ready(mut slots) => {

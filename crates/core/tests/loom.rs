@@ -1,5 +1,5 @@
 //! The allocator under every interleaving that the memory model allows: claims
-//! of two backends against a change of lease by the keeper. And the ring of samples, and what is
+//! of two backends against a change of window by the keeper. And the ring of samples, and what is
 //! published of a session.
 //!
 //! Run by `make test`: `RUSTFLAGS="--cfg loom" cargo test -p snowflake-core --release --test loom`.
@@ -9,11 +9,29 @@
 use loom::sync::Arc;
 use loom::thread;
 use snowflake_core::published::Published;
+use snowflake_core::reserved::{Journal, at_once};
 use snowflake_core::ring::Ring;
-use snowflake_core::{Allocator, Claim, ClaimedTick, Clock, Layout, Lease};
+use snowflake_core::{Allocator, Claim, ClaimedTick, Clock, Layout, Reserved};
+use std::convert::Infallible;
 
-const OLD: Lease = Lease { node: 1, floor: 0, limit: 6 };
-const NEW: Lease = Lease { node: 2, floor: 4, limit: 8 };
+fn old() -> Reserved {
+    reserved(1, 6)
+}
+
+/// Takes any limit for written.
+struct Anything;
+
+impl Journal for Anything {
+    type Error = Infallible;
+    async fn write(&mut self, _node: u64, _mark: u64) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+fn reserved(node: u64, limit: u64) -> Reserved {
+    let Ok(reserved) = at_once(Reserved::write(&mut Anything, node, limit, 0)).unwrap();
+    reserved
+}
 
 /// 4 slots a tick; the clock stands at tick 0 and ids may run 3 ticks ahead.
 fn layout() -> Layout {
@@ -42,16 +60,16 @@ fn claim(allocator: &Allocator, layout: &Layout) -> Vec<(u32, u64)> {
     claimed
 }
 
-/// Backends that make some claims each, while the keeper changes the lease.
+/// Backends that make some claims each, while the keeper changes the window.
 /// `preemptions` bounds how often the model switches away from a thread that could
 /// go on; `None` explores every interleaving.
-fn claims_against_a_change_of_lease(backends: usize, claims: usize, preemptions: Option<usize>) {
+fn claims_against_a_change_of_window(backends: usize, claims: usize, preemptions: Option<usize>) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = preemptions;
     model.check(move || {
         let layout = layout();
         let allocator = Arc::new(Allocator::default());
-        allocator.change_lease(&layout, OLD);
+        allocator.open(&layout, 0, old());
 
         let backends: Vec<_> = (0..backends)
             .map(|_| {
@@ -61,7 +79,7 @@ fn claims_against_a_change_of_lease(backends: usize, claims: usize, preemptions:
                 })
             })
             .collect();
-        let end_of_old = allocator.change_lease(&layout, NEW);
+        let end_of_old = allocator.open(&layout, 4, reserved(2, 8));
 
         let mut all = Vec::new();
         for backend in backends {
@@ -70,13 +88,13 @@ fn claims_against_a_change_of_lease(backends: usize, claims: usize, preemptions:
             all.extend(claimed);
         }
         for &(node, slot) in &all {
-            let lease = if node == 1 { OLD } else { NEW };
-            assert_eq!(u64::from(node), lease.node);
-            assert!((lease.floor..lease.limit).contains(&slot), "outside the lease: {all:?}");
+            assert!([1, 2].contains(&node));
+            let window = if node == 1 { 0..6 } else { 4..8 };
+            assert!(window.contains(&slot), "outside the window: {all:?}");
             if node == 1 {
-                assert!(slot < end_of_old, "issued after the lease had ended: {all:?}");
+                assert!(slot < end_of_old, "issued after the window was closed: {all:?}");
             } else {
-                assert!(slot >= end_of_old, "below the end of the old lease: {all:?}");
+                assert!(slot >= end_of_old, "below the end of the old window: {all:?}");
             }
         }
         let claimed = all.len();
@@ -87,25 +105,26 @@ fn claims_against_a_change_of_lease(backends: usize, claims: usize, preemptions:
 }
 
 #[test]
-fn one_backend_against_a_change_of_lease() {
-    claims_against_a_change_of_lease(1, 3, None);
+fn one_backend_against_a_change_of_window() {
+    claims_against_a_change_of_window(1, 3, None);
 }
 
 #[test]
-fn two_backends_against_a_change_of_lease() {
-    claims_against_a_change_of_lease(2, 1, Some(4));
+fn two_backends_against_a_change_of_window() {
+    claims_against_a_change_of_window(2, 1, Some(4));
 }
 
 /// Backends that go on with a tick that they claimed from before, while the keeper changes the
-/// lease, and then changes it back.
+/// window, and then changes it back.
 #[test]
-fn prepared_ticks_against_changes_of_lease() {
+fn prepared_ticks_against_changes_of_window() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
-        let layout = layout();
+        // The sequence above the worker id: all windows then are of one tick.
+        let layout = Layout::parse("timestamp:8,sequence:2,worker:4", Some(0)).unwrap();
         let allocator = Arc::new(Allocator::default());
-        allocator.change_lease(&layout, Lease { limit: 2, ..OLD });
+        allocator.open(&layout, 0, reserved(1, 2));
         let Claim::Ready(slots) = allocator.claim(&layout, &Still, 1, 0) else { panic!() };
         let tick = ClaimedTick::of(&layout, &slots);
         let backends: Vec<_> = (0..2)
@@ -114,10 +133,9 @@ fn prepared_ticks_against_changes_of_lease() {
                 thread::spawn(move || [(); 2].map(|()| allocator.claim_next(&layout, 0, &tick, 0)))
             })
             .collect();
-        // All in one tick, so that only node and limit tell the leases apart.
-        let lease = |node, limit| Lease { node, floor: 0, limit };
-        let first_end = allocator.change_lease(&layout, lease(2, 3));
-        let second_end = allocator.change_lease(&layout, lease(1, 3));
+        // Only node and limit tell the windows apart.
+        let first_end = allocator.open(&layout, 0, reserved(2, 3));
+        let second_end = allocator.open(&layout, 0, reserved(1, 3));
         assert_eq!(second_end, first_end, "a slot of the second node was taken for the first");
         let mut all: Vec<_> = Vec::new();
         for backend in backends {
@@ -133,18 +151,18 @@ fn prepared_ticks_against_changes_of_lease() {
 }
 
 #[test]
-fn nothing_is_issued_behind_the_end_of_a_lease() {
+fn nothing_is_issued_behind_the_end_of_a_window() {
     loom::model(|| {
         let layout = layout();
         let allocator = Arc::new(Allocator::default());
-        allocator.change_lease(&layout, OLD);
+        allocator.open(&layout, 0, old());
         let backend = {
             let allocator = Arc::clone(&allocator);
             thread::spawn(move || [claim(&allocator, &layout), claim(&allocator, &layout)].concat())
         };
-        let end = allocator.end_lease(&layout);
+        let end = allocator.close(&layout);
         for (_, slot) in backend.join().unwrap() {
-            assert!(slot < end, "slot {slot} was issued, and the lease's end is {end}");
+            assert!(slot < end, "slot {slot} was issued, and the window's end is {end}");
         }
     });
 }
@@ -154,12 +172,12 @@ fn a_limit_that_moves_forward_is_never_exceeded() {
     loom::model(|| {
         let layout = layout();
         let allocator = Arc::new(Allocator::default());
-        allocator.change_lease(&layout, Lease { limit: 2, ..OLD });
+        allocator.open(&layout, 0, reserved(1, 2));
         let backend = {
             let allocator = Arc::clone(&allocator);
             thread::spawn(move || [claim(&allocator, &layout), claim(&allocator, &layout)].concat())
         };
-        allocator.extend(&layout, 3);
+        allocator.extend(&layout, reserved(1, 3));
         let claimed = backend.join().unwrap();
         let slots: Vec<_> = claimed.iter().map(|&(_, slot)| slot).collect();
         assert!([&[0, 1][..], &[0, 1, 2]].contains(&&slots[..]), "{slots:?}");
@@ -167,7 +185,7 @@ fn a_limit_that_moves_forward_is_never_exceeded() {
 }
 
 #[test]
-fn what_the_keeper_wrote_before_a_lease_is_seen_with_it() {
+fn what_the_keeper_wrote_before_a_window_is_seen_with_it() {
     use loom::sync::atomic::{AtomicU64, Ordering};
     loom::model(|| {
         let layout = layout();
@@ -181,7 +199,7 @@ fn what_the_keeper_wrote_before_a_lease_is_seen_with_it() {
             })
         };
         shared.0.store(1, Ordering::Relaxed);
-        shared.1.change_lease(&layout, OLD);
+        shared.1.open(&layout, 0, old());
         backend.join().unwrap();
     });
 }

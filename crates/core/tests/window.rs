@@ -3,8 +3,9 @@
 #![cfg(not(loom))]
 
 use snowflake_core::window::{
-    Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start, end,
-    late_mark, lease_end, patience, remaining, start, time_of_next_tick, time_of_slot, until,
+    Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start,
+    conflict, end, late_mark, lease_end, patience, remaining, start, time_of_next_tick,
+    time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
 
@@ -32,6 +33,7 @@ fn record(name: &str, worker_id: u32, tick: u64, timeline: u32) -> Record {
         layout: layout.to_string(),
         epoch: 0,
         timeline,
+        max_ahead: 0,
         updated_at: tick as i64,
         boot_id: String::new(),
         booted_at: 0,
@@ -44,12 +46,17 @@ fn record(name: &str, worker_id: u32, tick: u64, timeline: u32) -> Record {
 
 /// Node `1-a`, worker id 1.
 fn identity<'a>(node: &'a NodeName, layout: &'a Layout, timeline: u32) -> Identity<'a> {
-    Identity { node, number: number(1), layout, timeline }
+    Identity { node, past: &[], number: number(1), layout, timeline }
 }
 
-/// That node on timeline 3, at `NOW`.
+/// That node on the first timeline, at `NOW`.
 fn begin<'a>(records: &'a [Record], running: bool) -> Result<Start<'a>, LayoutChanged<'a>> {
     begin_leased(records, running, None)
+}
+
+/// On the third one.
+fn promoted(records: &[Record]) -> Result<Start<'_>, LayoutChanged<'_>> {
+    begin_on(3, records, false, None)
 }
 
 /// The same with a lease.
@@ -58,9 +65,20 @@ fn begin_leased(
     running: bool,
     leased_from: Option<i64>,
 ) -> Result<Start<'_>, LayoutChanged<'_>> {
+    begin_on(1, records, running, leased_from)
+}
+
+fn begin_on(
+    timeline: u32,
+    records: &[Record],
+    running: bool,
+    leased_from: Option<i64>,
+) -> Result<Start<'_>, LayoutChanged<'_>> {
     let (layout, node) = (layout(), NodeName::parse("1-a"));
+    // A running node has written its own record, and no more.
+    let running = running.then_some(u64::MAX);
     let beginning = Beginning { since: NOW, max_ahead: 0, guard: GUARD, running, leased_from };
-    start(records, &identity(&node, &layout, 3), &beginning)
+    start(records, &identity(&node, &layout, timeline), &beginning)
 }
 
 const NEXT_TICK: u64 = NOW as u64 / MS + 1;
@@ -72,7 +90,7 @@ fn first(tick: u64) -> u64 {
 
 /// A start without a conflict.
 fn plain(floor: u64) -> Start<'static> {
-    Start { floor, conflict: None }
+    Start { floor, conflict: None, max_ahead: 0 }
 }
 
 #[test]
@@ -96,7 +114,7 @@ fn a_record_without_a_mark_says_nothing() {
     // Above all, it does not end a promotion.
     let primary = record("1-primary", 1, 1, 2);
     let records = [primary, drained("1-a")];
-    assert_eq!(begin(&records, false).unwrap().floor, first(GUARDED_TICK));
+    assert_eq!(promoted(&records).unwrap().floor, first(GUARDED_TICK));
 }
 
 #[test]
@@ -114,7 +132,10 @@ fn its_own_mark_is_exact_before_and_behind_the_clock() {
 
 #[test]
 fn its_own_mark_counts_whatever_the_number_was_then() {
+    // Below it there are greater ids in its tick, of worker id 2: this one's begin in the next.
     let records = [record("1-a", 2, NEXT_TICK + 500, 3), record("1-a", 2, NEXT_TICK + 9, 3)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 501))));
+    let records = [record("1-a", 0, NEXT_TICK + 500, 3)];
     assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 500) + 7)));
 }
 
@@ -131,12 +152,12 @@ fn a_strangers_mark_counts_if_it_has_the_number() {
     for (running, tick) in [(false, NEXT_TICK + 5000), (true, NEXT_TICK + 5000)] {
         let same = [record("2-b", 1, tick, 7)];
         let conflict = Some(Conflict { record: &same[0], copy: false });
-        let start = Start { floor: first(tick) + 7, conflict };
+        let start = Start { floor: first(tick) + 7, conflict, max_ahead: 0 };
         assert_eq!(begin(&same, running), Ok(start));
     }
     let old = [record("2-b", 1, NEXT_TICK - 5000, 7)];
     let conflict = Some(Conflict { record: &old[0], copy: false });
-    let start = Start { floor: first(GUARDED_TICK), conflict };
+    let start = Start { floor: first(GUARDED_TICK), conflict, max_ahead: 0 };
     assert_eq!(begin(&old, false), Ok(start));
 }
 
@@ -144,27 +165,77 @@ fn a_strangers_mark_counts_if_it_has_the_number() {
 fn a_promoted_standby_keeps_clear_of_its_primary() {
     // The primary's record came with the data, and is as old as the replication.
     let records = [record("1-p", 1, NEXT_TICK - 9000, 2)];
-    let start = Start { floor: first(GUARDED_TICK), conflict: None };
-    assert_eq!(begin(&records, false), Ok(start.clone()));
+    let start = Start { floor: first(GUARDED_TICK), conflict: None, max_ahead: 0 };
+    assert_eq!(promoted(&records), Ok(start.clone()));
     // Whatever number the primary had, though this node was a primary before, and whatever
     // timelines there are elsewhere in the family.
     let records = [record("1-p", 1, NEXT_TICK - 9000, 2), record("1-s", 6, NEXT_TICK, 3)];
-    assert_eq!(begin(&records, false), Ok(start.clone()));
+    assert_eq!(promoted(&records), Ok(start.clone()));
     let records = [record("1-p", 5, NEXT_TICK - 9000, 2), record("1-a", 1, 5, 1)];
-    assert_eq!(begin(&records, false), Ok(start));
+    assert_eq!(promoted(&records), Ok(start.clone()));
+    // The primary's first record may be what did not arrive: no trace is no proof.
+    assert_eq!(promoted(&[]), Ok(start.clone()));
+    assert_eq!(promoted(&[record("2-b", 9, NEXT_TICK + 500, 3)]), Ok(start));
     // Recovery to a point in time, in place.
     let records = [record("1-a", 1, NEXT_TICK + 3000, 2)];
-    let start = Start { floor: first(NEXT_TICK + 3000) + 7, conflict: None };
-    assert_eq!(begin(&records, false), Ok(start));
+    let start = Start { floor: first(NEXT_TICK + 3000) + 7, conflict: None, max_ahead: 0 };
+    assert_eq!(promoted(&records), Ok(start));
     // The next start is like any other.
     let records = [record("1-p", 1, NEXT_TICK, 2), record("1-a", 1, NEXT_TICK + 9, 3)];
-    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 9) + 7)));
+    assert_eq!(promoted(&records), Ok(plain(first(NEXT_TICK + 9) + 7)));
+}
+
+/// A record names the last number only, and its mark is above all ids of the node.
+#[test]
+fn what_it_descends_from_counts_whatever_the_number_was_then() {
+    let records = [record("1-p", 0, NEXT_TICK + 5000, 2)];
+    assert_eq!(promoted(&records), Ok(plain(first(NEXT_TICK + 5000) + 7)));
+    let records = [record("1-p", 6, NEXT_TICK + 5000, 2)];
+    assert_eq!(promoted(&records), Ok(plain(first(NEXT_TICK + 5001))));
+    // Without a new timeline: somebody has taken the sign of a standby away.
+    let records = [record("1-s", 0, NEXT_TICK + 5000, 1)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 5000) + 7)));
+    let records = [record("1-s", 6, NEXT_TICK - 5000, 1)];
+    assert_eq!(begin(&records, false), Ok(plain(first(GUARDED_TICK))));
+    // Its own record of the timeline says that this has been done.
+    let records = [record("1-s", 6, NEXT_TICK + 5000, 3), record("1-a", 1, 9, 3)];
+    assert_eq!(promoted(&records), Ok(plain(first(9) + 7)));
+    // And strangers are no relations.
+    let records = [record("2-s", 6, NEXT_TICK + 5000, 1)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
+}
+
+/// What the node's own past has issued, under another name, is its own.
+#[test]
+fn a_node_inherits_from_its_past() {
+    let (layout, node, past) = (layout(), NodeName::parse("1-a"), [NodeName::parse("7-z")]);
+    let identity = Identity { past: &past, ..identity(&node, &layout, 1) };
+    let records = [record("7-z", 1, NEXT_TICK + 500, 5)];
+    let beginning =
+        Beginning { since: NOW, max_ahead: 0, guard: GUARD, running: None, leased_from: None };
+    let start = start(&records, &identity, &beginning);
+    assert_eq!(start, Ok(plain(first(NEXT_TICK + 500) + 7)));
+    assert_eq!(conflict(&records, &identity), None);
+    let running = Running { since: i64::MAX, known: &[], written: first(NEXT_TICK + 500) + 7 };
+    assert_eq!(late_mark(&records, &identity, &running), 0);
 }
 
 #[test]
-fn the_family_counts_only_where_it_has_the_number() {
-    let records = [record("1-s", 6, NEXT_TICK + 5000, 3)];
-    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
+fn a_record_of_its_own_that_it_did_not_write_counts_while_it_runs() {
+    let (layout, node) = (layout(), NodeName::parse("1-a"));
+    let records = [record("1-a", 1, NEXT_TICK + 500, 1)];
+    let mark = first(NEXT_TICK + 500) + 7;
+    for (written, floor) in [(mark, first(NEXT_TICK)), (mark - 1, mark)] {
+        let beginning = Beginning {
+            since: NOW,
+            max_ahead: 0,
+            guard: GUARD,
+            running: Some(written),
+            leased_from: None,
+        };
+        let start = start(&records, &identity(&node, &layout, 1), &beginning);
+        assert_eq!(start, Ok(plain(floor)));
+    }
 }
 
 #[test]
@@ -200,15 +271,15 @@ fn an_old_record_that_arrives_late() {
 fn a_copy_is_noticed_if_it_has_the_number() {
     let records = [record("1-o", 1, NEXT_TICK - 9000, 3), record("2-b", 1, NEXT_TICK, 3)];
     let conflict = Some(Conflict { record: &records[0], copy: true });
-    let start = Start { floor: first(GUARDED_TICK), conflict };
+    let start = Start { floor: first(GUARDED_TICK), conflict, max_ahead: 0 };
     assert_eq!(begin(&records, false), Ok(start));
     // An old primary hears of the new one.
     let records = [record("1-o", 1, NEXT_TICK - 9000, 4)];
     let conflict = Some(Conflict { record: &records[0], copy: true });
-    let start = Start { floor: first(GUARDED_TICK), conflict };
+    let start = Start { floor: first(GUARDED_TICK), conflict, max_ahead: 0 };
     assert_eq!(begin(&records, false), Ok(start));
     let records = [record("1-o", 8, NEXT_TICK - 9000, 3)];
-    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
+    assert_eq!(begin(&records, false), Ok(plain(first(GUARDED_TICK))));
 }
 
 #[test]
@@ -249,12 +320,16 @@ fn the_guard_covers_how_far_ids_run_ahead() {
         since: NOW,
         max_ahead: 3 * SECOND,
         guard: GUARD,
-        running: false,
+        running: None,
         leased_from: None,
     };
     let records = [record("1-p", 1, 9, 3)];
     let identity = identity(&node, &layout, 4);
     assert_eq!(start(&records, &identity, &beginning).unwrap().floor, first(GUARDED_TICK + 3000));
+    // And as far as the primary was allowed to run, whatever the setting has become.
+    let records = [Record { max_ahead: 5 * SECOND, ..record("1-p", 1, 9, 3) }];
+    let begun = start(&records, &identity, &beginning).unwrap();
+    assert_eq!((begun.floor, begun.max_ahead), (first(GUARDED_TICK + 5000), 5 * SECOND));
 }
 
 #[test]
@@ -295,9 +370,9 @@ fn what_is_left_and_what_is_waited_for() {
     assert_eq!(until(&layout, NOW, limit, 0), SECOND);
     assert_eq!(until(&layout, NOW, limit, 300 * MS), 700 * MS);
     assert_eq!(until(&layout, NOW, limit, 5 * SECOND), 0);
-    assert_eq!(patience(&layout, SECOND, GUARD), 2 * SECOND + 2 * MS);
+    assert_eq!(patience(&layout, SECOND, GUARD), 2 * SECOND + SECOND / 4 + 2 * MS);
     let hourly = Layout::parse("timestamp:31@3600s,sequence:31", Some(0)).unwrap();
-    assert_eq!(patience(&hourly, SECOND, 0), 7201 * SECOND);
+    assert_eq!(patience(&hourly, SECOND, 0), 7201 * SECOND + SECOND / 4);
 }
 
 #[test]
@@ -328,9 +403,9 @@ fn a_leased_number_begins_where_its_lease_does() {
     assert_eq!(begin_leased(&records, false, Some(0)), Ok(plain(first(NEXT_TICK))));
     // Its own mark and a promotion count as ever.
     let own = [record("1-a", 9, 2 * NEXT_TICK, 3)];
-    assert_eq!(begin_leased(&own, false, Some(0)), Ok(plain(first(2 * NEXT_TICK) + 7)));
+    assert_eq!(begin_leased(&own, false, Some(0)), Ok(plain(first(2 * NEXT_TICK + 1))));
     let promoted = [record("1-p", 9, 5, 2)];
-    assert_eq!(begin_leased(&promoted, false, Some(0)), Ok(plain(first(GUARDED_TICK))));
+    assert_eq!(begin_on(3, &promoted, false, Some(0)), Ok(plain(first(GUARDED_TICK))));
 }
 
 #[test]
@@ -348,7 +423,7 @@ fn what_two_leases_allow_does_not_overlap() {
                 since: 0,
                 max_ahead: 0,
                 guard: 0,
-                running: true,
+                running: Some(0),
                 leased_from: Some(until),
             };
             let next = start(&[], &identity, &beginning).unwrap().floor;

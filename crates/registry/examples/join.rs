@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use snowflake_registry::lease::{self, Taker};
-use snowflake_registry::{Address, Provider, Terms};
+use snowflake_registry::{Address, Now, Provider, Surroundings, Terms};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -29,9 +29,11 @@ fn taker(range: std::ops::RangeInclusive<u64>) -> Taker {
 }
 
 async fn take(store: &mut Provider, range: std::ops::RangeInclusive<u64>) -> (u64, String) {
-    let tenure = lease::take(store, &taker(range), &lease::new_nonce().unwrap(), NOW, NOW + HOUR)
-        .await
-        .unwrap();
+    // The time is given with each call.
+    let surroundings = || None::<Now>;
+    let nonce = surroundings.nonce().unwrap();
+    let taker = taker(range);
+    let tenure = lease::take(store, &taker, &nonce, NOW, NOW + HOUR, &surroundings).await.unwrap();
     (tenure.number, tenure.record.nonce)
 }
 

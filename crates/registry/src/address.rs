@@ -3,11 +3,11 @@
 use crate::error::Error;
 use crate::etcd::EtcdAddress;
 use crate::file::{Care, File};
-use crate::holder::Terms;
 use crate::postgres::PostgresAddress;
 use crate::store::Provider;
 use crate::zookeeper::ZooKeeperAddress;
 use percent_encoding::percent_decode_str;
+use snowflake_core::tenancy::Terms;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where a registry is, and how to get in. Reading one contacts nobody.

@@ -108,7 +108,13 @@ impl Error {
         }
     }
 
-    pub(crate) fn unreachable(place: &str, why: impl fmt::Display) -> Self {
+    /// Whether it is a registry's answer: none that did not come, or came from something else.
+    pub(crate) fn is_answer(&self) -> bool {
+        !matches!(self, Self::Unreachable { .. } | Self::NoRegistry { .. } | Self::File { .. })
+    }
+
+    /// That it cannot be reached.
+    pub fn unreachable(place: &str, why: impl fmt::Display) -> Self {
         Self::Unreachable { place: Words::of(place), why: Words::of(why) }
     }
 

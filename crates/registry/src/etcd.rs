@@ -4,7 +4,7 @@
 
 use crate::address::Parts;
 use crate::error::{Error, root_cause};
-use crate::holder::Terms;
+use crate::holder::presence;
 use crate::net::{ANSWER, Hosts, Spot, Target};
 use crate::store::{Entry, Store};
 use crate::tls::{self, Files};
@@ -15,6 +15,7 @@ use reqwest::{Client, StatusCode};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use snowflake_core::tenancy::Terms;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,7 +44,7 @@ impl EtcdAddress {
     }
 
     pub(crate) fn open(self, terms: Terms) -> EtcdStore {
-        let ttl = terms.presence().as_secs().max(1);
+        let ttl = presence(terms).as_secs().max(1);
         let place = |(name, port): &(String, u16)| {
             (format!("etcd at {name}:{port}"), Target::Tcp(name.clone(), *port))
         };

@@ -1,60 +1,76 @@
-//! Takes a lease and keeps it, in a thread of its own: a registry that does not answer then
+//! Takes a lease and keeps it, in a thread or a task of its own: a registry that does not answer then
 //! holds up nothing but its lease.
 
 use crate::error::Error;
-use crate::lease::{self, Fate, Kept, Taker, Tenure};
+use crate::lease::{self, Fate, Taker, Tenure};
 use crate::record::{Record, State};
-use crate::store::{Provider, Store};
+use crate::store::Store;
+use snowflake_core::tenancy::{Held, KeptLease, Now, Terms};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// The terms of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// How long a lease lasts from its last heartbeat.
-    pub duration: Duration,
-    /// How often it is renewed. The same on all nodes: a newcomer waits for half as long again
-    /// before it uses a number.
-    pub heartbeat: Duration,
+/// How long a node that is silent counts as alive.
+pub(crate) const fn presence(terms: Terms) -> Duration {
+    terms.heartbeat.saturating_mul(3)
 }
 
-impl Terms {
-    /// How long a node that is silent counts as alive.
-    pub const fn presence(self) -> Duration {
-        self.heartbeat.saturating_mul(3)
+/// How long others may take to object to a claim: one heartbeat and, if it is 10 s at
+/// least, one that gets no answer, and the next try.
+fn objection(terms: Terms) -> Duration {
+    terms.heartbeat + terms.heartbeat / 2
+}
+
+/// How long to wait after an error.
+fn retry(terms: Terms) -> Duration {
+    terms.heartbeat / 10
+}
+
+/// How long to wait after so many refusals in a row, the last of which is this one. Who is refused
+/// for what is configured on either side is refused again, and each time there is a line in
+/// the registry's log: so 1 s, then twice as long each time, up to 30 s.
+fn back_off(terms: Terms, refusals: u32, is_held: bool) -> Duration {
+    let growing = retry(terms).min(Duration::from_secs(1));
+    let growing = growing.saturating_mul(1 << refusals.saturating_sub(1).min(16));
+    // A lease that is to be kept does not wait for so long: it may be a short one.
+    let longest = if is_held { terms.heartbeat } else { terms.heartbeat * 3 };
+    growing.min(longest).min(Duration::from_secs(30))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// What the holder cannot know by itself.
+pub trait Surroundings {
+    /// The time, if it is to be trusted. While it is not, the lease is not renewed.
+    fn now(&self) -> Option<Now>;
+
+    /// What no other record has, on any machine.
+    fn nonce(&self) -> Result<String, Error> {
+        let mut bytes = [0; 16];
+        let source = "the system's source of random numbers";
+        getrandom::fill(&mut bytes).map_err(|error| Error::unreachable(source, error))?;
+        Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
     }
 
-    /// How long others may take to object to a claim: one heartbeat and, if it is 10 s at
-    /// least, one that gets no answer, and the next try.
-    fn objection(self) -> Duration {
-        self.heartbeat + self.heartbeat / 2
-    }
-
-    /// How long to wait after an error.
-    fn retry(self) -> Duration {
-        self.heartbeat / 10
-    }
-
-    /// How long to wait after so many refusals in a row, the last of which is this one. Who is refused
-    /// for what is configured on either side is refused again, and each time there is a line in
-    /// the registry's log: so 1 s, then twice as long each time, up to 30 s.
-    fn back_off(self, refusals: u32, is_held: bool) -> Duration {
-        let growing = self.retry().min(Duration::from_secs(1));
-        let growing = growing.saturating_mul(1 << refusals.saturating_sub(1).min(16));
-        // A lease that is to be kept does not wait for so long: it may be a short one.
-        let longest = if is_held { self.heartbeat } else { self.heartbeat * 3 };
-        growing.min(longest).min(Duration::from_secs(30))
-    }
-
-    fn duration_micros(self) -> i64 {
-        i64::try_from(self.duration.as_micros()).unwrap_or(i64::MAX)
+    /// Puts numbers that are as good as each other into an order of this node's own: many nodes at
+    /// once do not all want the same.
+    fn shuffle(&self, numbers: &mut [u64]) {
+        fastrand::shuffle(numbers);
     }
 }
 
-/// What the thread knows. Times are microseconds since the Unix epoch.
+/// The time is all that differs from one server to another.
+impl<F: Fn() -> Option<Now>> Surroundings for F {
+    fn now(&self) -> Option<Now> {
+        self()
+    }
+}
+
+/// What the holder knows. Times are microseconds since the Unix epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The lease, until its end and beyond: as long as nobody else is known to have the number.
@@ -69,23 +85,10 @@ pub struct Status {
     pub renewals: u64,
     /// Calls that it has not, or has refused.
     pub failures: u64,
+    /// Whether it has answered any call, be it with a refusal.
+    pub answered: bool,
     /// Numbers that were given back for another one, see [`Holder::another`].
     pub exchanges: u64,
-}
-
-/// A lease that can be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// The number.
-    pub number: u64,
-    /// No id of an earlier time.
-    pub floor: i64,
-    /// No id of this time, or later.
-    pub until: i64,
-    /// To be kept on disk, see [`Kept`].
-    pub nonce: String,
-    /// Whether another node has the number from `until` on, so that it ends there.
-    pub followed: bool,
 }
 
 /// A lease that must not be used any more.
@@ -97,15 +100,6 @@ pub struct Contested {
     pub by: Record,
 }
 
-/// The time, in microseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// By the wall clock.
-    pub wall: i64,
-    /// Where ids may be; not below the former.
-    pub ids: i64,
-}
-
 /// What is the matter with the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
@@ -115,8 +109,11 @@ pub struct Trouble {
     pub error: Error,
 }
 
+/// Told what became of a release.
+type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
 enum Command {
-    Release { until: i64, done: std_mpsc::Sender<Result<(), Error>> },
+    Release { until: i64, done: Done },
     Another { last: i64 },
     GiveBack { number: u64, nonce: String, last: i64 },
 }
@@ -132,29 +129,19 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Starts the thread. It inherits which signals are blocked. While `now` says nothing, the
-    /// lease is not renewed.
+    /// Starts a thread that does the work. It inherits which signals are blocked.
     pub fn start(
-        provider: Provider,
+        store: impl Store + Send + 'static,
         taker: Taker,
         terms: Terms,
-        now: impl Fn() -> Option<Now> + Send + 'static,
+        surroundings: impl Surroundings + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
-        let (commands, orders) = mpsc::unbounded_channel();
-        let status = Arc::new(Mutex::new(Status::default()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (shared, of_thread) = (Arc::clone(&status), Arc::clone(&status));
+        let (holder, orders) = Self::new();
+        let shared = Arc::clone(&holder.status);
+        let task = Task::new(taker, terms, surroundings, &shared);
         std::thread::Builder::new().name("snowflake lease".into()).spawn(move || {
-            let work = AssertUnwindSafe(|| {
-                runtime.block_on(async {
-                    let next = Instant::now();
-                    let (status, phase) = (of_thread, Phase::Seeking);
-                    let nonce = None;
-                    let thread =
-                        Thread { taker, terms, now, status, phase, nonce, next, refusals: 0 };
-                    thread.run(orders, provider).await;
-                });
-            });
+            let work = AssertUnwindSafe(|| runtime.block_on(task.run(orders, store)));
             if std::panic::catch_unwind(work).is_err() {
                 let why = "the thread that keeps the lease has failed";
                 let error = Error::unreachable("the registry", why);
@@ -165,7 +152,25 @@ impl Holder {
             // A look-up of a name may hang in a thread of its own.
             runtime.shutdown_background();
         })?;
-        Ok(Self { commands, status, exchanges: 0 })
+        Ok(holder)
+    }
+
+    /// The holder, and what does its work, to be run by whoever has a runtime.
+    pub fn task(
+        store: impl Store,
+        taker: Taker,
+        terms: Terms,
+        surroundings: impl Surroundings,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (holder, orders) = Self::new();
+        let task = Task::new(taker, terms, surroundings, &holder.status);
+        (holder, task.run(orders, store))
+    }
+
+    fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
+        let (commands, orders) = mpsc::unbounded_channel();
+        let status = Arc::new(Mutex::new(Status::default()));
+        (Self { commands, status, exchanges: 0 }, orders)
     }
 
     /// How things stand.
@@ -187,9 +192,22 @@ impl Holder {
     /// takes the number before that. Waits for so long at most.
     pub fn release(&self, until: i64, at_most: Duration) -> Result<(), Error> {
         let (done, answer) = std_mpsc::channel();
-        let unanswered = || Error::unreachable("the registry", "no answer in time");
-        self.commands.send(Command::Release { until, done }).map_err(|_| unanswered())?;
-        answer.recv_timeout(at_most).map_err(|_| unanswered())?
+        // Whoever asked may have waited long enough.
+        self.order_release(until, move |released| drop(done.send(released)));
+        answer.recv_timeout(at_most).unwrap_or_else(|_| Err(unanswered()))
+    }
+
+    /// The same for a task that must not block.
+    pub async fn released(&self, until: i64, at_most: Duration) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.order_release(until, move |released| drop(done.send(released)));
+        let answer = tokio::time::timeout(at_most, answer).await;
+        answer.ok().and_then(Result::ok).unwrap_or_else(|| Err(unanswered()))
+    }
+
+    fn order_release(&self, until: i64, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        // Where the thread has failed, `done` is dropped, and is not waited for.
+        let _ = self.commands.send(Command::Release { until, done: Box::new(done) });
     }
 
     /// Gives the number back, of which no id from `last` on has been made or will be, and
@@ -208,6 +226,10 @@ impl Holder {
     }
 }
 
+fn unanswered() -> Error {
+    Error::unreachable("the registry", "no answer in time")
+}
+
 fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -220,10 +242,10 @@ fn slow() -> Error {
     Error::unreachable("the registry", why)
 }
 
-struct Thread<N> {
+struct Task<S> {
     taker: Taker,
     terms: Terms,
-    now: N,
+    surroundings: S,
     status: Arc<Mutex<Status>>,
     phase: Phase,
     /// Of the lease that is sought.
@@ -242,7 +264,13 @@ enum Phase {
     Released,
 }
 
-impl<N: Fn() -> Option<Now>> Thread<N> {
+impl<S: Surroundings> Task<S> {
+    fn new(taker: Taker, terms: Terms, surroundings: S, status: &Arc<Mutex<Status>>) -> Self {
+        let status = Arc::clone(status);
+        let (phase, next) = (Phase::Seeking, Instant::now());
+        Self { taker, terms, surroundings, status, phase, nonce: None, next, refusals: 0 }
+    }
+
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>, mut store: impl Store) {
         loop {
             // An order is carried out at once, whatever the registry does: a call that was under
@@ -264,8 +292,7 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
                 Some(Command::Release { until, done }) => {
                     let released = self.release(&mut store, until).await;
                     self.phase = Phase::Released;
-                    // Whoever asked may have waited long enough.
-                    let _ = done.send(released);
+                    done(released);
                 }
                 Some(Command::Another { last }) => {
                     {
@@ -293,18 +320,18 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
         tokio::time::sleep_until(self.next).await;
         let begun = Instant::now();
         // A time that is not to be trusted must not come into the registry.
-        let Some(now) = (self.now)() else {
-            self.next = begun + self.terms.retry();
+        let Some(now) = self.surroundings.now() else {
+            self.next = begun + retry(self.terms);
             return;
         };
-        let until = now.ids.max(now.wall).saturating_add(self.terms.duration_micros());
+        let until = now.ids.max(now.wall).saturating_add(micros(self.terms.duration));
         let now = now.wall;
         if let Phase::Held(tenure) = &self.phase
             && now >= tenure.record.until
         {
             // Others may have had the number since, even if the registry knows nothing of it.
             let Record { nonce, until, .. } = tenure.record.clone();
-            self.taker.kept = Some(Kept { nonce, until });
+            self.taker.kept = Some(KeptLease { nonce, until });
             self.seek();
         }
         let outcome = match &mut self.phase {
@@ -344,6 +371,7 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
                 self.refusals = 0;
                 let mut status = lock(&self.status);
                 status.renewals += 1;
+                status.answered = true;
                 status.trouble = None;
                 drop(status);
                 match fate {
@@ -377,7 +405,7 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
     fn kept(&mut self, tenure: Tenure, now: i64) {
         let mut status = lock(&self.status);
         if tenure.record.state == State::Claimed {
-            let wait = self.terms.objection();
+            let wait = objection(self.terms);
             let until = now.saturating_add_unsigned(wait.as_micros() as u64);
             status.claimed = Some((tenure.number, until));
             // From now on it is there to be seen.
@@ -410,13 +438,13 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
     ) -> Result<Tenure, Error> {
         let nonce = match &self.nonce {
             Some(nonce) => nonce,
-            None => self.nonce.insert(lease::new_nonce()?),
+            None => self.nonce.insert(self.surroundings.nonce()?),
         };
-        lease::take(store, &self.taker, nonce, now, until).await
+        lease::take(store, &self.taker, nonce, now, until, &self.surroundings).await
     }
 
     fn wall(&self) -> Option<i64> {
-        (self.now)().map(|now| now.wall)
+        self.surroundings.now().map(|now| now.wall)
     }
 
     fn seek(&mut self) {
@@ -429,6 +457,7 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
     fn failed(&mut self, error: Error) {
         let mut status = lock(&self.status);
         status.failures += 1;
+        status.answered |= error.is_answer();
         let since = status.trouble.take().map(|trouble| trouble.since);
         let since = since.or_else(|| self.wall()).unwrap_or(0);
         self.refusals = if error.is_of_configuration() { self.refusals + 1 } else { 0 };
@@ -436,8 +465,8 @@ impl<N: Fn() -> Option<Now>> Thread<N> {
         let is_held = matches!(self.phase, Phase::Held(_));
         self.next = Instant::now()
             + match self.refusals {
-                0 => self.terms.retry(),
-                refusals => self.terms.back_off(refusals, is_held),
+                0 => retry(self.terms),
+                refusals => back_off(self.terms, refusals, is_held),
             };
     }
 
@@ -466,7 +495,7 @@ mod tests {
         let waits = |heartbeat, is_held| {
             let heartbeat = Duration::from_millis(heartbeat);
             let terms = Terms { duration: heartbeat * 3, heartbeat };
-            [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| terms.back_off(n, is_held).as_millis())
+            [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| back_off(terms, n, is_held).as_millis())
         };
         let seconds = |heartbeat, is_held| waits(heartbeat, is_held).map(|millis| millis / 1000);
         assert_eq!(seconds(10_000, false), [1, 2, 4, 8, 16, 30, 30, 30]);

@@ -14,9 +14,11 @@
 //! has become of the registry.
 
 use crate::error::Error;
+use crate::holder::Surroundings;
 use crate::record::{Record, State};
 use crate::store::{Entry, Store};
 use crate::words::Words;
+use snowflake_core::tenancy::KeptLease;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
@@ -36,21 +38,12 @@ pub struct Taker {
     /// Its epoch.
     pub epoch: i64,
     /// What it kept of the lease that it had last.
-    pub kept: Option<Kept>,
+    pub kept: Option<KeptLease>,
     /// Whether it knows by what is on its own disk what it has issued. Then it may take up its
     /// number again, also below the end of its lease.
     pub remembers: bool,
     /// Numbers that it shall not take.
     pub avoid: BTreeSet<u64>,
-}
-
-/// What a node keeps of its lease on its own disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// The record's nonce.
-    pub nonce: String,
-    /// The record's end, or an earlier one.
-    pub until: i64,
 }
 
 /// A number, with the record that was written last for it.
@@ -92,6 +85,7 @@ pub async fn take(
     nonce: &str,
     now: i64,
     until: i64,
+    surroundings: &impl Surroundings,
 ) -> Result<Tenure, Error> {
     let record = |state, floor| Record {
         format: Record::FORMAT,
@@ -129,7 +123,7 @@ pub async fn take(
             }
             continue;
         }
-        let free = free(&entries, taker, now)?;
+        let free = free(&entries, taker, now, surroundings)?;
         for (number, found) in free.into_iter().take(CLAIMS) {
             let (revision, floor) = match found {
                 Some((entry, found)) => (Some(entry.revision), found.until.max(now)),
@@ -199,16 +193,20 @@ pub async fn release(
     until: i64,
     now: i64,
 ) -> Result<(), Error> {
-    let found = look(store, number).await?;
-    if let Some((entry, record)) = found.filter(|(_, record)| record.nonce == nonce) {
+    // A heartbeat that was under way when the number was given back may still be written.
+    for _ in 0..ROUNDS {
+        let found = look(store, number).await?;
+        let Some((entry, record)) = found.filter(|(_, record)| record.nonce == nonce) else {
+            return Ok(());
+        };
         // Below the floor there may be ids of the holder before.
         let until = until.max(record.floor).min(record.until);
         let next = Record { state: State::Released, until, updated_at: now, ..record };
         if store.swap(number, Some(entry.revision), &next.to_json()).await? {
-            store.withdraw(number).await?;
+            return store.withdraw(number).await;
         }
     }
-    Ok(())
+    Err(not_kept())
 }
 
 /// Gives back a number that was only claimed. One that the node had before stays its own.
@@ -304,6 +302,7 @@ fn free<'a>(
     entries: &'a [(Entry, Record)],
     taker: &Taker,
     now: i64,
+    surroundings: &impl Surroundings,
 ) -> Result<Vec<(u64, Option<&'a (Entry, Record)>)>, Error> {
     let mut unused = Vec::new();
     let mut ended = Vec::new();
@@ -313,7 +312,7 @@ fn free<'a>(
     for number in taker.range.clone().map(|id| taker.base + id) {
         match found.get(&number) {
             _ if taker.avoid.contains(&number) => (),
-            None => unused.push((number, None)),
+            None => unused.push(number),
             Some((entry, _)) if entry.alive => alive += 1,
             Some(found) if found.1.until <= now => ended.push((number, Some(*found))),
             Some((_, record)) => {
@@ -324,16 +323,9 @@ fn free<'a>(
     if unused.is_empty() && ended.is_empty() {
         return Err(Error::Exhausted { range: taker.range.clone(), alive, free_at });
     }
-    fastrand::shuffle(&mut unused);
+    surroundings.shuffle(&mut unused);
+    let mut unused: Vec<_> = unused.into_iter().map(|number| (number, None)).collect();
     ended.sort_by_key(|(_, found)| found.map(|(_, record)| record.until));
     unused.append(&mut ended);
     Ok(unused)
-}
-
-/// What no other record has, on any machine.
-pub fn new_nonce() -> Result<String, Error> {
-    let mut bytes = [0; 16];
-    let source = "the system's source of random numbers";
-    getrandom::fill(&mut bytes).map_err(|error| Error::unreachable(source, error))?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

@@ -26,6 +26,7 @@ mod etcd;
 mod file;
 mod holder;
 pub mod lease;
+mod lessee;
 mod net;
 mod postgres;
 mod record;
@@ -36,7 +37,9 @@ mod zookeeper;
 
 pub use address::Address;
 pub use error::Error;
-pub use holder::{Contested, Held, Holder, Now, Status, Terms, Trouble};
+pub use holder::{Contested, Holder, Status, Surroundings, Trouble};
+pub use lessee::{Lessee, Start, TrustedTime};
 pub use record::{Record, State};
+pub use snowflake_core::tenancy::{Held, KeptLease, Now, Terms};
 pub use store::{Entry, Memory, Provider, Store};
 pub use words::Words;

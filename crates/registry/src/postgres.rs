@@ -3,21 +3,25 @@
 use crate::address::{Options, PASSWORD_FILE, Password, refuse_half_a_password};
 use crate::bounded::{Bounded, BoundedTls, Bounds};
 use crate::error::{Error, root_cause};
-use crate::holder::Terms;
+use crate::holder::presence;
 use crate::net::{Hosts, Pipe, Spot, Target};
 use crate::store::{Entry, Store};
 use crate::tls::{self, Files};
+use crate::words::Words;
 use futures_util::TryStreamExt;
+use snowflake_core::tenancy::Terms;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Where the database is.
@@ -89,7 +93,7 @@ impl PostgresAddress {
     }
 
     pub(crate) fn open(self, terms: Terms) -> PostgresStore {
-        let seconds = terms.presence().as_secs_f64();
+        let seconds = presence(terms).as_secs_f64();
         let hosts = self.servers.iter().map(|server| (server.place.clone(), server.target.clone()));
         PostgresStore { hosts: Hosts::new(hosts), address: self, seconds, connection: None }
     }
@@ -103,7 +107,10 @@ impl Server {
         config.application_name("snowflake_id lease");
         // A lease that a crash of the registry forgets is no lease. And a statement whose node has
         // given up shall not keep a connection of the registry.
-        config.options("-c synchronous_commit=on -c client_connection_check_interval=1s");
+        // Its warnings shall be heard.
+        config.options(
+            "-c synchronous_commit=on -c client_connection_check_interval=1s -c client_min_messages=warning",
+        );
         let port = *config.get_ports().first().unwrap_or(&5432);
         let (host, name, target) = match config.get_hosts() {
             [Host::Tcp(name)] => {
@@ -136,6 +143,35 @@ struct Connection {
     /// What speaks with the server. By itself, it would wait for an answer also when nobody
     /// else does any more.
     task: AbortHandle,
+    heard: Arc<Heard>,
+}
+
+/// The server's last warning.
+#[derive(Default)]
+struct Heard(Mutex<Option<Words>>);
+
+impl Heard {
+    fn warning(&self) -> MutexGuard<'_, Option<Words>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Speaks with the server for as long as the connection lasts, and listens for warnings.
+async fn listen<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: Arc<Heard>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notice(notice) = message
+            && !matches!(
+                notice.parsed_severity(),
+                Some(Severity::Notice | Severity::Debug | Severity::Info | Severity::Log)
+            )
+        {
+            *heard.warning() = Some(Words::of(notice.message()));
+        }
+    }
 }
 
 impl Drop for Connection {
@@ -156,14 +192,14 @@ impl PostgresAddress {
             config.password(password.read().await?);
         }
         let stream = spot.connect().await.map_err(|error| Error::unreachable(place, error))?;
-        let bounds = Arc::default();
+        let (bounds, heard) = (Arc::default(), Arc::<Heard>::default());
         let failed = |error| in_words(place, &error);
         let (client, task) = match &self.tls {
             None => {
                 let stream = Bounded::new(stream, &bounds);
                 let connected = config.connect_raw(stream, NoTls).await;
                 let (client, connection) = connected.map_err(failed)?;
-                (client, tokio::spawn(connection).abort_handle())
+                (client, tokio::spawn(listen(connection, Arc::clone(&heard))).abort_handle())
             }
             Some(files) => {
                 let mut tls = MakeRustlsConnect::new(files.read().await?);
@@ -171,10 +207,10 @@ impl PostgresAddress {
                 let tls = tls.map_err(|error| Error::unreachable(place, error))?;
                 let tls = BoundedTls { tls, bounds: Arc::clone(&bounds) };
                 let (client, connection) = config.connect_raw(stream, tls).await.map_err(failed)?;
-                (client, tokio::spawn(connection).abort_handle())
+                (client, tokio::spawn(listen(connection, Arc::clone(&heard))).abort_handle())
             }
         };
-        let connection = Connection { client, bounds, place: place.clone(), task };
+        let connection = Connection { client, bounds, place: place.clone(), task, heard };
         if self.writable {
             let text = |row: Row| row.try_get::<_, String>(0);
             let standby = connection.query("SHOW transaction_read_only", &[], text).await?;
@@ -241,16 +277,25 @@ impl PostgresStore {
     ) -> Result<Vec<T>, Error> {
         let Self { address, hosts, connection, .. } = self;
         connection.take_if(|found| found.client.is_closed() || found.bounds.are_near());
-        hosts
+        let (rows, warning) = hosts
             .call(
                 connection,
                 async |host, spot| address.connect(host, spot).await,
                 async |connection| {
+                    // That of an earlier statement, or of the connection's beginning.
+                    connection.heard.warning().take();
                     let statement = format!("SELECT * FROM snowflake_id_node.{what}");
-                    connection.query(&statement, values, &of_row).await
+                    let rows = connection.query(&statement, values, &of_row).await?;
+                    Ok((rows, connection.heard.warning().take()))
                 },
             )
-            .await
+            .await?;
+        // A commit that was told not to wait for its standby any longer succeeds with a warning. It is
+        // lost if that standby takes over, and was no commit.
+        match warning {
+            Some(why) => Err(Error::refused(hosts.last_place(), why)),
+            None => Ok(rows),
+        }
     }
 }
 

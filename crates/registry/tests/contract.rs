@@ -3,8 +3,10 @@
 //! one in memory. tests/cluster/test_registries.py runs it against all of them.
 #![allow(clippy::unwrap_used)]
 
-use snowflake_registry::lease::{self, Fate, Kept, Taker, Tenure};
-use snowflake_registry::{Address, Entry, Error, Memory, Provider, Record, State, Store, Terms};
+use snowflake_registry::lease::{self, Fate, Taker, Tenure};
+use snowflake_registry::{
+    Address, Entry, Error, KeptLease, Memory, Provider, Record, State, Store, Surroundings, Terms,
+};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::{JoinSet, LocalSet};
@@ -71,8 +73,13 @@ fn taker(node: &str, last: u64) -> Taker {
     }
 }
 
+/// What does not matter here: the time.
+fn surroundings() -> impl Surroundings {
+    || None::<snowflake_registry::Now>
+}
+
 fn nonce() -> String {
-    lease::new_nonce().unwrap()
+    surroundings().nonce().unwrap()
 }
 
 async fn take(store: &mut Provider, taker: &Taker, now: i64) -> Tenure {
@@ -80,7 +87,7 @@ async fn take(store: &mut Provider, taker: &Taker, now: i64) -> Tenure {
 }
 
 async fn try_take(store: &mut Provider, taker: &Taker, now: i64) -> Result<Tenure, Error> {
-    lease::take(store, taker, &nonce(), now, now + HOUR).await
+    lease::take(store, taker, &nonce(), now, now + HOUR, &surroundings()).await
 }
 
 async fn keep(store: &mut Provider, tenure: &mut Tenure, now: i64) -> Result<Fate, Error> {
@@ -93,8 +100,8 @@ async fn take_and_confirm(store: &mut Provider, taker: &Taker, now: i64) -> Tenu
     tenure
 }
 
-fn kept(tenure: &Tenure) -> Option<Kept> {
-    Some(Kept { nonce: tenure.record.nonce.clone(), until: tenure.record.until })
+fn kept(tenure: &Tenure) -> Option<KeptLease> {
+    Some(KeptLease { nonce: tenure.record.nonce.clone(), until: tenure.record.until })
 }
 
 async fn found(store: &mut Provider, number: u64) -> (Entry, Record) {
@@ -178,15 +185,21 @@ async fn a_node_that_comes_back_has_its_number_at_once() {
 
     // By shorter terms it does not end before what it follows: ids may have been reserved up to there.
     let short = Taker { kept: kept(&third), ..remembers.clone() };
-    let shorter =
-        lease::take(&mut store, &short, &nonce(), NOW + 2 * HOUR, NOW + 2 * HOUR + HOUR / 2)
-            .await
-            .unwrap();
+    let shorter = lease::take(
+        &mut store,
+        &short,
+        &nonce(),
+        NOW + 2 * HOUR,
+        NOW + 2 * HOUR + HOUR / 2,
+        &surroundings(),
+    )
+    .await
+    .unwrap();
     assert_eq!(shorter.record.until, third.record.until);
     let third = shorter;
 
     // What it kept has ended, but its record has not: what it has issued, it knows by itself.
-    let kept = Some(Kept { nonce: third.record.nonce.clone(), until: NOW });
+    let kept = Some(KeptLease { nonce: third.record.nonce.clone(), until: NOW });
     let back = Taker { kept, ..remembers.clone() };
     let fourth = take(&mut registry.connect(), &back, NOW + 2 * HOUR + 1).await;
     assert_eq!((fourth.number, fourth.record.state), (first.number, State::Claimed));
@@ -194,7 +207,7 @@ async fn a_node_that_comes_back_has_its_number_at_once() {
 
     // It kept another one, as after a crash in the middle of taking this one, or as a clone of
     // the one that holds it: it is its own only when no id can be made by it any more.
-    let unknown = Some(Kept { nonce: "another".to_owned(), until: fourth.record.until });
+    let unknown = Some(KeptLease { nonce: "another".to_owned(), until: fourth.record.until });
     let back = Taker { kept: unknown.clone(), ..remembers.clone() };
     let fifth = take(&mut registry.connect(), &back, NOW + 2 * HOUR + 2).await;
     assert_eq!((fifth.number, fifth.record.state), (first.number, State::Claimed));
@@ -221,8 +234,11 @@ async fn a_node_that_comes_back_has_its_number_at_once() {
 async fn a_claim_that_got_no_answer_is_found_again() {
     let mut store = Registry::new("again").await.connect();
     let (nonce, a) = (nonce(), taker("a", 9));
-    let first = lease::take(&mut store, &a, &nonce, NOW, NOW + HOUR).await.unwrap();
-    let again = lease::take(&mut store, &a, &nonce, NOW + 1, NOW + 1 + HOUR).await.unwrap();
+    let first =
+        lease::take(&mut store, &a, &nonce, NOW, NOW + HOUR, &surroundings()).await.unwrap();
+    let again = lease::take(&mut store, &a, &nonce, NOW + 1, NOW + 1 + HOUR, &surroundings())
+        .await
+        .unwrap();
     assert_eq!(again.number, first.number);
     assert_eq!(again.record.state, State::Claimed);
     assert_eq!((again.record.floor, again.record.until), (NOW, NOW + 1 + HOUR));
@@ -264,7 +280,7 @@ async fn what_was_only_claimed_is_free_again_for_what_it_had_left() {
     assert_eq!(keep(&mut store, &mut held, NOW + 7).await, Ok(Fate::Kept));
     lease::unclaim(&mut store, &held, NOW + 8).await.unwrap();
     assert_eq!(found(&mut store, 0).await.1, held.record);
-    let kept = Some(Kept { nonce: held.record.nonce, until: NOW });
+    let kept = Some(KeptLease { nonce: held.record.nonce, until: NOW });
     let again = take(&mut store, &Taker { remembers: true, kept, ..taker("c", 0) }, NOW + 8).await;
     assert_eq!(again.record.state, State::Claimed);
     lease::unclaim(&mut store, &again, NOW + 9).await.unwrap();
@@ -344,7 +360,9 @@ async fn rush_here(registry: &Registry, takers: usize, last: u64) -> (Vec<u64>, 
             // busy machine had no answer in time.
             let again = |error: &Error| matches!(error, Error::Outrun | Error::Unreachable { .. });
             let mut tenure = loop {
-                match lease::take(&mut store, &taker, &nonce, NOW, NOW + HOUR).await {
+                match lease::take(&mut store, &taker, &nonce, NOW, NOW + HOUR, &surroundings())
+                    .await
+                {
                     Err(error) if again(&error) => tokio::time::sleep(PAUSE).await,
                     taken => break taken?,
                 }

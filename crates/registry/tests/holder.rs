@@ -2,10 +2,10 @@
 //! the same number, of a clock that is not to be trusted, and of one that never answers.
 #![allow(clippy::unwrap_used)]
 
-use snowflake_registry::lease::{Kept, Taker};
+use snowflake_registry::lease::Taker;
 use snowflake_registry::{
-    Address, Contested, Entry, Error, Held, Holder, Memory, Now, Provider, Record, State, Status,
-    Terms,
+    Address, Contested, Entry, Error, Held, Holder, KeptLease, Memory, Now, Provider, Record,
+    State, Status, Terms,
 };
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -200,7 +200,7 @@ fn two_that_believe_themselves_the_same_node_get_a_number_each() {
 
     // It knows the nonce as well, and is the later one: the first one has to yield.
     let Held { nonce, until, .. } = held(&first);
-    let kept = Some(Kept { nonce, until });
+    let kept = Some(KeptLease { nonce, until });
     let third = clock.holder(&memory, Taker { remembers: true, kept, ..taker("a", 9) });
     assert_eq!(held(&third).number, number);
     wait(|| first.status().contested.is_some().then_some(()));

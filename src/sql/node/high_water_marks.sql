@@ -20,7 +20,8 @@ CREATE TABLE snowflake_id_node.high_water_marks (
     data_directory text NOT NULL,
     lease text,
     lease_until timestamptz,
-    drained boolean NOT NULL
+    drained boolean NOT NULL,
+    max_ahead bigint
 );
 ALTER TABLE snowflake_id_node.high_water_marks REPLICA IDENTITY FULL;
 
@@ -41,6 +42,7 @@ COMMENT ON COLUMN snowflake_id_node.high_water_marks.data_directory IS 'the node
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.lease IS 'by what the registry knows the lease of the number; null where the number was set by hand';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.lease_until IS 'the lease''s end, or an earlier one';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.drained IS 'whether the node is to make no ids, see snowflake_drain()';
+COMMENT ON COLUMN snowflake_id_node.high_water_marks.max_ahead IS 'how far ids were allowed to run ahead of the clock then, in microseconds';
 
 -- A dump carries the marks along: who restores it does not fall behind what was made.
 SELECT pg_extension_config_dump('snowflake_id_node.high_water_marks'::regclass, '');

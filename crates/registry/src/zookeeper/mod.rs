@@ -5,9 +5,10 @@ mod wire;
 
 use crate::address::Parts;
 use crate::error::Error;
-use crate::holder::Terms;
+use crate::holder::presence;
 use crate::net::{Hosts, Spot, Target};
 use crate::store::{Entry, Store};
+use snowflake_core::tenancy::Terms;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
@@ -37,7 +38,7 @@ impl ZooKeeperAddress {
         };
         let hosts = Hosts::new(self.parts.hosts.iter().map(place));
         let nodes = Nodes { path: self.parts.path.clone(), access: self.access() };
-        ZooKeeperStore { address: self, hosts, nodes, timeout: terms.presence(), session: None }
+        ZooKeeperStore { address: self, hosts, nodes, timeout: presence(terms), session: None }
     }
 
     fn access(&self) -> Access {

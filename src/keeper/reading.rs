@@ -1,26 +1,14 @@
 //! What the keeper reads of the machine's clocks.
 #![allow(unsafe_code)]
 
-use crate::report::Estimate;
 use crate::time::{WallClock, uptime};
 use snowflake_core::Clock;
+use snowflake_core::keeper::{Estimate, Reading};
 
-/// One look at the clocks. All in microseconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
-    /// The wall clock, since 1970.
-    pub(super) now: i64,
-    /// When the machine was started, by the wall clock. It changes when that is set.
-    pub(super) booted_at: i64,
-    /// What the kernel says of the wall clock; `None` where it may not be asked.
-    pub(super) estimate: Option<Estimate>,
-}
-
-impl Reading {
-    pub(super) fn take() -> Self {
-        let (uptime, now) = both_clocks();
-        Self { now, booted_at: now - uptime, estimate: estimate() }
-    }
+/// One look at the clocks.
+pub(super) fn take() -> Reading {
+    let (uptime, now) = both_clocks();
+    Reading { now, booted_at: now - uptime, estimate: estimate() }
 }
 
 /// What the kernel says of the wall clock. A container or a unit of systemd may forbid the

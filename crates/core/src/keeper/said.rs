@@ -1,0 +1,70 @@
+//! What has been said already, so that the log does not repeat it.
+
+use super::verdict::{State, Verdict};
+use super::world::{Notice, Shown, World};
+use crate::window::{Conflict, Number};
+
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    verdict: Option<(Verdict, Option<Number>)>,
+    /// Why a changed number has to wait.
+    put_off: Option<State>,
+    /// The node that has this node's number.
+    conflict: String,
+    /// Whether the clock stood ahead of where it is trusted.
+    jumped: bool,
+}
+
+impl Said {
+    /// Shows a verdict, and logs it if it is a new one.
+    pub(super) fn verdict(
+        &mut self,
+        world: &mut impl World,
+        verdict: &Verdict,
+        number: Option<Number>,
+    ) {
+        world.show(Shown::Verdict(verdict));
+        let is_same = self.verdict.as_ref().is_some_and(|(said, of)| {
+            // How far a clock is off changes with each look.
+            (said.state, &said.text, *of) == (verdict.state, &verdict.text, number)
+        });
+        if is_same {
+            return;
+        }
+        self.verdict = Some((verdict.clone(), number));
+        match verdict.state {
+            State::Ready => world.log(Notice::Ready(number.unwrap_or_default())),
+            _ => world.log(Notice::Stopped(verdict)),
+        }
+    }
+
+    /// Says, once, why a changed number is not used yet.
+    pub(super) fn put_off(&mut self, world: &mut impl World, verdict: &Verdict) {
+        if self.put_off.replace(verdict.state) != Some(verdict.state) {
+            world.log(Notice::NewWorkerIdWaits(verdict));
+        }
+    }
+
+    pub(super) const fn forget_put_off(&mut self) {
+        self.put_off = None;
+    }
+
+    /// Says whose record has this node's number, once.
+    pub(super) fn conflict(&mut self, world: &mut impl World, conflict: Option<Conflict<'_>>) {
+        let name = conflict.map(|conflict| conflict.record.node.to_string()).unwrap_or_default();
+        world.show(Shown::Conflict(&name));
+        if self.conflict == name {
+            return;
+        }
+        self.conflict = name;
+        if let Some(conflict) = conflict {
+            world.log(Notice::WorkerIdInUse(conflict));
+        }
+    }
+
+    /// Whether the clock has begun to stand ahead.
+    pub(super) const fn is_new_jump(&mut self, by: u64) -> bool {
+        let before = std::mem::replace(&mut self.jumped, by != 0);
+        by != 0 && !before
+    }
+}
