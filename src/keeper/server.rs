@@ -166,6 +166,9 @@ impl World for Server {
             Notice::Ready(number) => say(&format!("ids flow with {}", Numbered(number))),
             Notice::Stopped(_) if signals::stop_requested() => (),
             Notice::Stopped(verdict) => report(verdict, "snowflake_id: no ids: "),
+            Notice::SettingsNotUsed(verdict) => {
+                report(verdict, "snowflake_id: the node goes on as it was: ");
+            }
             Notice::NewWorkerIdWaits(verdict) => {
                 report(verdict, "snowflake_id: the new worker id must wait: ");
             }

@@ -54,6 +54,8 @@ pub struct Keeper<W> {
     home: Option<Home>,
     watch: Option<ClockWatch>,
     own: OwnRecord,
+    /// Where the number comes from, by the last settings that said so.
+    source: Option<Source>,
     /// The lease of the number that is in use, or was last to be.
     leased: Option<Held>,
     /// The window that this process has opened.
@@ -128,6 +130,7 @@ impl<W: World> Keeper<W> {
             home: None,
             watch: None,
             own: OwnRecord::default(),
+            source: None,
             leased: None,
             open: None,
             opening: None,
@@ -162,15 +165,7 @@ impl<W: World> Keeper<W> {
     }
 
     async fn attempt(&mut self, look: &mut Look) -> Result<Pause, Verdict> {
-        let source = match source::source(&self.layout, &look.settings) {
-            Ok(source) => source,
-            Err(state) => {
-                self.opening = None;
-                self.close_window();
-                self.let_go();
-                return Err(state.into());
-            }
-        };
+        let source = self.source(look)?;
         self.recall(look).await?;
         let clock = self.check_clock(look);
         let now = clock.is_ok().then(|| self.now(look));
@@ -244,6 +239,29 @@ impl<W: World> Keeper<W> {
             self.extend(open, look).await?;
         }
         begun.or(Ok(Pause::unless_asked(IDLE)))
+    }
+
+    /// Where the number comes from. Settings that contradict each other, or lack a part, stop no
+    /// node that runs: what they are to be, somebody will have to say first. It goes on by those that
+    /// it had.
+    fn source(&mut self, look: &Look) -> Result<Source, Verdict> {
+        let state = match source::source(&self.layout, &look.settings) {
+            Ok(source) => {
+                self.said.forget_unusable();
+                return Ok(self.source.insert(source).clone());
+            }
+            Err(state) => state,
+        };
+        let is_slip = matches!(state, State::TwoSources | State::NoDatacenterId);
+        if let Some(source) = self.source.clone().filter(|_| is_slip && self.open.is_some()) {
+            self.said.unusable(&mut self.world, &state.into());
+            return Ok(source);
+        }
+        self.source = None;
+        self.opening = None;
+        self.close_window();
+        self.let_go();
+        Err(state.into())
     }
 
     /// The time that a lease is for: ids may run ahead of the clock.

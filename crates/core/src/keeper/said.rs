@@ -9,6 +9,8 @@ pub(super) struct Said {
     verdict: Option<(Verdict, Option<Number>)>,
     /// Why a changed number has to wait.
     put_off: Option<State>,
+    /// Why the settings are not used.
+    unusable: Option<State>,
     /// The node that has this node's number.
     conflict: String,
     /// Whether the clock stood ahead of where it is trusted.
@@ -47,6 +49,17 @@ impl Said {
 
     pub(super) const fn forget_put_off(&mut self) {
         self.put_off = None;
+    }
+
+    /// Says, once, why the settings are not used.
+    pub(super) fn unusable(&mut self, world: &mut impl World, verdict: &Verdict) {
+        if self.unusable.replace(verdict.state) != Some(verdict.state) {
+            world.log(Notice::SettingsNotUsed(verdict));
+        }
+    }
+
+    pub(super) const fn forget_unusable(&mut self) {
+        self.unusable = None;
     }
 
     /// Says whose record has this node's number, once.

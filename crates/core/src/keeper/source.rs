@@ -7,9 +7,20 @@ use crate::tenancy::{Asked, Held};
 use crate::window::Number;
 
 /// Where the node's number comes from.
+#[derive(Clone)]
 pub(super) enum Source {
     Setting(Assigned),
     Registry(Asked),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Setting(assigned) => f.debug_tuple("Setting").field(assigned).finish(),
+            // The address can hold a password.
+            Self::Registry(_) => f.write_str("Registry"),
+        }
+    }
 }
 
 /// The number that ids are to be issued with.

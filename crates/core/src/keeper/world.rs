@@ -136,6 +136,8 @@ pub enum Notice<'a> {
     Ready(Number),
     /// There are no ids.
     Stopped(&'a Verdict),
+    /// Where the worker id comes from, the settings no longer say: the node goes on by those before.
+    SettingsNotUsed(&'a Verdict),
     /// A changed worker id cannot be used yet.
     NewWorkerIdWaits(&'a Verdict),
     /// Another node's record has this node's number.

@@ -1,0 +1,268 @@
+//! The keeper's decisions, look by look, in a server that exists only here.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use snowflake_core::keeper::{
+    Counted, Failure, Home, Keeper, Notice, Order, Outcome, Reading, Settings, Shown, State, World,
+};
+use snowflake_core::reserved::at_once;
+use snowflake_core::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms};
+use snowflake_core::window::{NodeName, Record};
+use snowflake_core::{Allocator, Layout};
+use std::time::Duration;
+
+const SECOND: i64 = 1_000_000;
+/// Some moment.
+const NOW: i64 = 1_800_000_000 * SECOND;
+/// How long a lease lasts here.
+const LEASE: i64 = 10 * SECOND;
+
+/// A server with one table and a registry that gives what it is asked for.
+#[derive(Default)]
+struct Server {
+    allocator: Allocator,
+    settings: Option<Settings>,
+    records: Vec<Record>,
+    /// The time that leases are renewed by.
+    now: Option<Now>,
+    /// What is leased, and of which registry.
+    lease: Option<(String, Held)>,
+    verdict: Option<State>,
+    log: Vec<String>,
+}
+
+impl World for Server {
+    fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.clone().unwrap()
+    }
+
+    async fn home(&mut self) -> Result<Home, Failure> {
+        Ok(Home {
+            name: NodeName { cluster: "1".to_owned(), fingerprint: "2".to_owned() },
+            past: Vec::new(),
+            host: String::new(),
+            data_directory: String::new(),
+            timeline: 1,
+        })
+    }
+
+    async fn records(&mut self) -> Result<Vec<Record>, Failure> {
+        Ok(self.records.clone())
+    }
+
+    async fn write(&mut self, record: &Record) -> Result<(), Failure> {
+        self.records = vec![record.clone()];
+        Ok(())
+    }
+
+    async fn amend(
+        &mut self,
+        _node: &NodeName,
+        lease: Option<&KeptLease>,
+        drained: bool,
+    ) -> Result<bool, Failure> {
+        for record in &mut self.records {
+            (record.lease, record.drained) = (lease.cloned(), drained);
+        }
+        Ok(!self.records.is_empty())
+    }
+
+    fn hurry(&mut self) {}
+
+    /// There is always somebody who waits for ids.
+    fn is_asked(&self) -> bool {
+        true
+    }
+
+    fn take_order(&mut self) -> Option<Order> {
+        None
+    }
+
+    fn answer_order(&mut self, _outcome: Outcome) {}
+
+    fn trust(&mut self, now: Option<Now>) {
+        self.now = now;
+    }
+
+    fn follow(
+        &mut self,
+        asked: &Asked,
+        _home: &Home,
+        _kept: Option<&KeptLease>,
+        _remembers: bool,
+    ) -> Result<LeaseStatus, String> {
+        let now = self.now.unwrap().wall;
+        let fresh = || Held {
+            number: asked.base + asked.range.start(),
+            floor: now,
+            until: now,
+            nonce: "nonce".to_owned(),
+            followed: false,
+        };
+        let before = self.lease.take().filter(|(registry, _)| *registry == asked.registry);
+        let (_, held) = before.unwrap_or_else(|| (asked.registry.clone(), fresh()));
+        self.lease = Some((asked.registry.clone(), Held { until: now + LEASE, ..held }));
+        Ok(self.lease())
+    }
+
+    fn lease(&self) -> LeaseStatus {
+        let held = self.lease.as_ref().map(|(_, held)| held.clone());
+        LeaseStatus { held, answered: true, ..LeaseStatus::default() }
+    }
+
+    fn another(&mut self, _last: i64) {}
+
+    fn give_back(&mut self, _held: &Held, _last: i64) {}
+
+    fn let_go(&mut self) {
+        self.lease = None;
+    }
+
+    async fn release(&mut self, _until: i64, _at_most: Duration) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn show(&mut self, what: Shown<'_>) {
+        if let Shown::Verdict(verdict) = what {
+            self.verdict = Some(verdict.state);
+        }
+    }
+
+    fn log(&mut self, notice: Notice<'_>) {
+        self.log.push(match notice {
+            Notice::Ready(number) => format!("ready with {}", number.worker_id.unwrap()),
+            Notice::Stopped(verdict) => format!("no ids: {}", verdict.state.word()),
+            Notice::SettingsNotUsed(verdict) => format!("as it was: {}", verdict.state.word()),
+            notice => format!("{notice:?}"),
+        });
+    }
+
+    fn count(&mut self, _what: Counted, _by: u64) {}
+}
+
+/// A keeper, and the wall clock.
+struct Node {
+    keeper: Keeper<Server>,
+    layout: Layout,
+    now: i64,
+}
+
+impl Node {
+    fn new(layout: &str, settings: Settings) -> Self {
+        let layout = Layout::parse(layout, None).unwrap();
+        let server = Server { settings: Some(settings), ..Server::default() };
+        let keeper = Keeper::new(server, layout, "boot".to_owned());
+        Self { keeper, layout, now: NOW }
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self.keeper.world()
+    }
+
+    fn set(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(self.server().settings.as_mut().unwrap());
+    }
+
+    /// Some looks, a second apart: the state after the last, and what was logged.
+    fn looks(&mut self, count: u32) -> (State, Vec<String>) {
+        for _ in 0..count {
+            self.now += SECOND;
+            let reading = Reading { now: self.now, booted_at: 0, estimate: None };
+            at_once(self.keeper.look(&reading)).unwrap();
+        }
+        let server = self.server();
+        (server.verdict.unwrap(), std::mem::take(&mut server.log))
+    }
+
+    /// The number that ids are issued with now; none where there is no window for now.
+    fn issues_with(&mut self) -> Option<u64> {
+        let (layout, now) = (self.layout, self.now);
+        let position = self.server().allocator.position(&layout);
+        let now = layout.first_slot(layout.tick_at(now).unwrap());
+        (position.limit > now).then_some(position.node)
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        worker_id: None,
+        datacenter_id: None,
+        registry: None,
+        range: 0..=1023,
+        terms: Terms { duration: Duration::from_secs(10), heartbeat: Duration::from_secs(1) },
+        reservation: 2_000_000,
+        max_ahead: 0,
+        promotion_guard: 0,
+        max_clock_jump: None,
+        max_clock_error: None,
+        refuse_copy: false,
+    }
+}
+
+fn lines(lines: &[&str]) -> Vec<String> {
+    lines.iter().map(|&line| line.to_owned()).collect()
+}
+
+#[test]
+fn a_bad_reload_leaves_a_running_node_with_its_lease() {
+    let leased = Settings { registry: Some("here".to_owned()), range: 7..=9, ..settings() };
+    let mut node = Node::new("default", leased);
+    assert_eq!(node.looks(2), (State::Ready, lines(&["ready with 7"])));
+    assert_eq!(node.issues_with(), Some(7));
+
+    // Longer than the lease was then: it is renewed.
+    node.set(|settings| settings.worker_id = Some(5));
+    assert_eq!(node.looks(30), (State::Ready, lines(&["as it was: two_sources"])));
+    assert_eq!(node.issues_with(), Some(7));
+    assert!(node.server().lease.as_ref().unwrap().1.until > NOW + 30 * SECOND);
+
+    // Put right, and made wrong again: that is said again.
+    node.set(|settings| settings.worker_id = None);
+    assert_eq!(node.looks(2), (State::Ready, vec![]));
+    node.set(|settings| settings.worker_id = Some(5));
+    assert_eq!(node.looks(2), (State::Ready, lines(&["as it was: two_sources"])));
+    // Decided.
+    node.set(|settings| settings.registry = None);
+    assert_eq!(node.looks(4), (State::Ready, lines(&["ready with 5"])));
+    assert_eq!(node.issues_with(), Some(5));
+}
+
+#[test]
+fn a_bad_reload_leaves_a_running_node_with_its_worker_id() {
+    let set = Settings { worker_id: Some(5), datacenter_id: Some(1), ..settings() };
+    let mut node = Node::new("twitter", set);
+    assert_eq!(node.looks(2), (State::Ready, lines(&["ready with 5"])));
+    let number = node.issues_with();
+    assert!(number.is_some());
+    node.set(|settings| settings.datacenter_id = None);
+    assert_eq!(node.looks(30), (State::Ready, lines(&["as it was: no_datacenter_id"])));
+    assert_eq!(node.issues_with(), number);
+    // That it is to have none is no slip.
+    node.set(|settings| settings.worker_id = None);
+    assert_eq!(node.looks(2), (State::NoWorkerId, lines(&["no ids: no_worker_id"])));
+    assert_eq!(node.issues_with(), None);
+}
+
+#[test]
+fn by_bad_settings_no_node_starts() {
+    let both = Settings { worker_id: Some(5), registry: Some("here".to_owned()), ..settings() };
+    let mut node = Node::new("default", both);
+    assert_eq!(node.looks(3), (State::TwoSources, lines(&["no ids: two_sources"])));
+    assert_eq!(node.issues_with(), None);
+    let half = Settings { worker_id: Some(5), ..settings() };
+    let mut node = Node::new("twitter", half);
+    assert_eq!(node.looks(3), (State::NoDatacenterId, lines(&["no ids: no_datacenter_id"])));
+    assert_eq!(node.issues_with(), None);
+}
+
+#[test]
+fn a_clock_of_which_nothing_is_known_is_no_bad_one() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    assert_eq!(node.looks(2), (State::Ready, lines(&["ready with 5"])));
+    // But it is to be known.
+    node.set(|settings| settings.max_clock_error = Some(1_000_000));
+    assert_eq!(node.looks(2), (State::ClockUnknown, lines(&["no ids: clock_unknown"])));
+}
