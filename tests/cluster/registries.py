@@ -342,6 +342,15 @@ class PostgresRegistry(Registry):
         if self._password:
             self._server.psql(f"ALTER ROLE {self.USER} PASSWORD '{self._password}'")
 
+    def configure(self, settings):
+        """Changes settings of the server, by a reload."""
+        self._server.configure(settings)
+        self._server.reload()
+
+    def ask(self, query):
+        """What the server's superuser sees."""
+        return self._server.psql(query).strip()
+
     def running(self):
         return self._server.running()
 

@@ -348,6 +348,28 @@ def test_calls_that_hang_leave_no_connections_behind(start_registry, start_node)
         eventually(lambda: node.status().registry_trouble is None)
 
 
+def test_a_registry_that_does_not_wait_for_its_standby(start_registry, start_node):
+    """A commit whose wait was cancelled succeeds with a warning, and is lost if the standby takes over: no renewal."""
+    registry = start_registry(PostgresRegistry)
+    node = start_node(registry.address("here"))
+    registry.configure({"synchronous_standby_names": "nobody"})
+    cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    refused = "^PostgreSQL at .* refuses: canceling wait for synchronous replication due to user request$"
+    failures = "SELECT lease_failures FROM pg_stat_snowflake"
+
+    def refusals(above):
+        registry.ask(cancel)
+        row = node.status()
+        (count,) = node.sql(failures).fetchone()
+        return count > above and re.search(refused, row.registry_trouble or "") and (count, row.leased_until)
+
+    count, until = eventually(lambda: refusals(0), "the warning is a refusal")
+    assert eventually(lambda: refusals(count + 2), "more of them")[1] == until
+    assert node.flows()
+    registry.configure({"synchronous_standby_names": ""})
+    eventually(lambda: (row := node.status()).leased_until > until and row.registry_trouble is None, "a renewal")
+
+
 # The registry forgets
 
 
