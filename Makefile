@@ -28,7 +28,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-bench build install uninstall installcheck installcheck-encoding demo monitor test test-server chaos lint bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-bench build install uninstall installcheck installcheck-encoding demo monitor test test-server simulate chaos lint bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -116,6 +116,9 @@ test: setup-test ## set up, build and run every test, on every server there is
 	$(call headline,snowflake-core: the allocator under the loom model checker)
 	CARGO_TARGET_DIR=target/loom RUSTFLAGS='--cfg loom' \
 	    cargo test -p snowflake-core --release --test loom
+	$(call headline,snowflake-simulation: a cluster on virtual time)
+	cargo test --profile simulation -p snowflake-simulation
+	@$(MAKE) --no-print-directory simulate SEEDS=2000
 	@marks=; for server in $$(tools/setup servers); do \
 	    $(MAKE) --no-print-directory test-server PG_CONFIG="$$server" marks="$$marks" || exit; \
 	    marks='not once'; \
@@ -127,6 +130,11 @@ test-server:
 	@$(MAKE) --no-print-directory build
 	$(call headline,$(shell $(pg_config) --version): tests)
 	$(throwaway) $(python) -m pytest tests -m '$(marks)' --numprocesses 2 --dist loadfile
+
+# One seed is one history, repeatable to the bit; without one it is the day's.
+simulate: ## histories of a simulated cluster (SEED=, SEEDS=, NODES=, HOURS=)
+	cargo run --quiet --profile simulation -p snowflake-simulation -- \
+	    --seed '$(SEED)' --seeds '$(SEEDS)' --nodes '$(NODES)' --hours '$(HOURS)'
 
 chaos: setup-test build ## crash a server under load for some minutes; no id twice
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
