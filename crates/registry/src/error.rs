@@ -118,7 +118,8 @@ impl Error {
         Self::Unreachable { place: Words::of(place), why: Words::of(why) }
     }
 
-    pub(crate) fn refused(place: &str, why: impl fmt::Display) -> Self {
+    /// What the registry has refused, and why; its words are cut.
+    pub fn refused(place: &str, why: impl fmt::Display) -> Self {
         Self::Refused { place: Words::of(place), why: Words::of(why) }
     }
 

@@ -45,6 +45,8 @@ pub struct Cluster {
     names: Cell<u64>,
     /// Nothing happens until then.
     quiet_until: Cell<i64>,
+    /// When the registry was up again last.
+    registry_up_at: Cell<i64>,
 }
 
 const SECOND: i64 = 1_000_000;
@@ -75,6 +77,7 @@ impl Cluster {
             faults: RefCell::default(),
             names: Cell::new(0),
             quiet_until: Cell::new(0),
+            registry_up_at: Cell::new(i64::MIN / 2),
         });
         for _ in 0..world.nodes {
             let (primary, family) = cluster.add_primary();
@@ -124,6 +127,7 @@ impl Cluster {
             last_id: Cell::new(-1),
             issued: RefCell::default(),
             drained: Cell::new(false),
+            resumed: Cell::new(0),
             issued_at: Cell::new(i64::MIN),
             windows: Cell::new(0),
             refused: Cell::new(""),
@@ -131,6 +135,7 @@ impl Cluster {
             accepted: Cell::new(0),
             begun_at: Cell::new(i64::MIN),
             reloaded_at: Cell::new(i64::MIN / 2),
+            healed_at: Cell::new(i64::MIN / 2),
         });
         self.nodes.borrow_mut().push(Rc::clone(&node));
         node
@@ -421,6 +426,7 @@ impl Cluster {
                 self.later(micros, move |_| {
                     node.note("the registry can be reached again");
                     node.way.link().cut = false;
+                    node.healed_at.set(time());
                 });
             }
             Fault::RegistryDown => {
@@ -429,6 +435,7 @@ impl Cluster {
                 let micros = if chance.one_in(3) { 5 * micros } else { micros };
                 self.later(micros, |cluster| {
                     cluster.note("the registry is up again");
+                    cluster.registry_up_at.set(time());
                     cluster.network.set_down(false);
                 });
             }
@@ -897,9 +904,12 @@ async fn give(node: Rc<Node>, order: Order) {
     };
     server.ask();
     if order == Order::Resume {
-        // From now on it may be done at any time; also where the answer, or the disk's, gets lost.
+        // From now on it may be done at any time; also where the answer, or the disk's, gets lost, and
+        // before that to an earlier order to drain is heard.
         node.drained.set(false);
+        node.resumed.set(node.resumed.get() + 1);
     }
+    let resumed = node.resumed.get();
     let jump = node.wall() - BEGIN - time();
     let outcome = loop {
         if let Some(outcome) = server.orders.outcome(given) {
@@ -920,7 +930,7 @@ async fn give(node: Rc<Node>, order: Order) {
     node.note(&format!("{order:?}: {outcome:?}"));
     if outcome == Some(Outcome::Done) && !server.dead.get() {
         match order {
-            Order::Drain => node.drained.set(true),
+            Order::Drain => node.drained.set(node.resumed.get() == resumed),
             Order::AcceptClock => {
                 // The clock may have jumped since the order was given, and before it was heard.
                 let jump = jump.max(node.wall() - BEGIN - time()) + 60 * SECOND;
@@ -967,7 +977,11 @@ async fn stop(cluster: Rc<Cluster>, node: Rc<Node>, second: u64, down: u64) {
             && !node.frozen.get()
             && cluster.network.is_well()
     };
-    let well = healthy(&node);
+    // Whoever has not renewed its lease since the registry was away, or does not believe its clock,
+    // holds none that it could give back.
+    let renews = node.machine.borrow().jump == 0
+        && time() > cluster.registry_up_at.get().max(node.healed_at.get()) + 20 * SECOND;
+    let well = healthy(&node) && renews;
     let server = node.server.borrow().clone();
     let open =
         server.as_ref().is_some_and(|server| server.allocator.position(&cluster.layout).limit > 0);

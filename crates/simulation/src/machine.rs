@@ -1,7 +1,7 @@
 //! A machine's clocks, as its processes see them.
 
 use snowflake_core::Clock;
-use snowflake_core::keeper::Reading;
+use snowflake_core::keeper::{Estimate, Reading};
 
 /// When histories begin, by a clock that is right: microseconds since 1970.
 pub const BEGIN: i64 = 1_800_000_000_000_000;
@@ -30,7 +30,8 @@ impl Machine {
     /// One look at both clocks.
     pub fn reading(&self, time: i64) -> Reading {
         let (now, uptime) = (self.wall(time), self.uptime(time));
-        Reading { now, booted_at: now - uptime, error: 1000, offset: 0, synchronized: true }
+        let estimate = Some(Estimate { error: 1000, offset: 0, synchronized: true });
+        Reading { now, booted_at: now - uptime, estimate }
     }
 
     /// How long it has been running.

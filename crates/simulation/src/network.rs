@@ -154,10 +154,7 @@ impl Way {
         is_write: bool,
         work: impl FnOnce(&mut Registry, i64) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let unreachable = |why: &str| Error::Unreachable {
-            place: "the registry".to_owned(),
-            why: why.to_owned(),
-        };
+        let unreachable = |why: &str| Error::unreachable("the registry", why);
         if self.link().cut || self.network.is_down() {
             tokio::time::sleep(self.latency()).await;
             // Refused at once, or silent.
@@ -200,10 +197,7 @@ impl Way {
         let done = answered.ok().and_then(Result::ok).ok_or_else(|| unreachable("no answer"))?;
         if is_write && self.network.warns() && !crate::put_back("F16") {
             // As `snowflake_registry`'s own store for PostgreSQL does.
-            return Err(Error::Refused {
-                place: "the registry".to_owned(),
-                why: "its standby has not confirmed the write".to_owned(),
-            });
+            return Err(Error::refused("the registry", "its standby has not confirmed the write"));
         }
         Ok(done)
     }
@@ -215,7 +209,6 @@ fn entry(number: u64, kept: &Kept, now: i64) -> Entry {
         revision: kept.revision,
         value: kept.value.clone(),
         alive: kept.alive_until > now,
-        key: number.to_string(),
     }
 }
 
@@ -228,6 +221,10 @@ impl Store for Way {
             registry.entries.iter().map(|(number, kept)| entry(*number, kept, now)).collect()
         })
         .await
+    }
+
+    fn key(&self, number: u64) -> String {
+        number.to_string()
     }
 
     async fn get(&mut self, number: u64) -> Result<Option<Entry>, Error> {

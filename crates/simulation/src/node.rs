@@ -87,6 +87,8 @@ pub struct Node {
     pub issued: RefCell<Vec<Lead>>,
     /// It has said that it is drained.
     pub drained: Cell<bool>,
+    /// How often it was told to resume.
+    pub resumed: Cell<u64>,
     /// When it issued last: virtual microseconds.
     pub issued_at: Cell<i64>,
     /// Windows that were opened or extended, and calls that failed.
@@ -99,6 +101,8 @@ pub struct Node {
     pub begun_at: Cell<i64>,
     /// When a setting was changed last.
     pub reloaded_at: Cell<i64>,
+    /// When its way to the registry was mended last.
+    pub healed_at: Cell<i64>,
     /// A jump of the clock was accepted up to here: virtual microseconds ahead of the right time.
     pub accepted: Cell<i64>,
 }
@@ -642,6 +646,9 @@ impl World for Sight {
                 Notice::Ready(number) => format!("ids flow with {:?}", number.worker_id),
                 Notice::Stopped(verdict) => {
                     format!("no ids: {} {} {}", verdict.state.word(), verdict.micros, verdict.text)
+                }
+                Notice::SettingsNotUsed(verdict) => {
+                    format!("the settings are not used: {}", verdict.state.word())
                 }
                 Notice::NewWorkerIdWaits(verdict) => {
                     format!("the new worker id waits: {}", verdict.state.word())
