@@ -60,6 +60,8 @@ def start_server(installation):
     servers = []
 
     def start(*, postgres=None, server_options=None, **extension):
+        if lacking := installation.lacks((postgres or {}).get("shared_preload_libraries") or ""):
+            pytest.skip(f"this server has no {', '.join(lacking)}")
         server = Server(installation, _settings(postgres, extension), **(server_options or {}))
         servers.append(server)
         return server.start()

@@ -78,6 +78,11 @@ class Installation:
             self.close()
             raise
 
+    def lacks(self, libraries):
+        """Those of the names that are no libraries of the server's: not every build has all that PostgreSQL comes with."""
+        names = [name.strip().strip('"') for name in libraries.split(",")]
+        return [name for name in names if name.isidentifier() and not (self._libraries / f"{name}.so").exists()]
+
     def bin(self, program):
         """The path of one of the server's programs."""
         return str(self._bindir / program)
@@ -178,6 +183,7 @@ class Installation:
                     ignore=shutil.ignore_patterns("pgxs", "bitcode", "man", "*.a"),
                 )
         self._bindir = self._relocated(bindir)
+        self._libraries = self._relocated(Path(paths["PKGLIBDIR"]))
 
     def _install(self, package, paths):
         if package.is_dir():

@@ -14,8 +14,10 @@ HOURS = 20 * 3600
 
 
 @pytest.fixture(params=["by hand", "leased"])
-def node(request, clock_server, start_registry):
+def node(request, installation, clock_server, start_registry):
     """A server under a movable clock, which has its number in this way; it has made an id."""
+    if installation.lacks("pg_stat_statements"):
+        pytest.skip("this server has no pg_stat_statements")
     server = clock_server
     if request.param == "leased":
         address = start_registry(Etcd).address("runbooks")

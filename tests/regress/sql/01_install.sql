@@ -29,6 +29,8 @@ DROP SCHEMA ids;
 
 -- What a node and a registry keep is an extension of its own: not in a schema that somebody has
 -- made, nor in any but its own.
+-- (From PostgreSQL 18 on, it also says in which line of the script.)
+\set SHOW_CONTEXT never
 CREATE SCHEMA snowflake_id_node;
 CREATE EXTENSION snowflake_id_node;
 DROP SCHEMA snowflake_id_node;
