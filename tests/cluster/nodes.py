@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from clients import eventually
+from clients import eventually, suspend
 from psycopg.rows import namedtuple_row
 from throwaway import FakeClock, Server
 
@@ -223,3 +223,23 @@ def caught_up(primary, standby):
     """Wait until the standby has replayed what the primary has written."""
     lsn = primary.psql("SELECT pg_current_wal_flush_lsn()")
     eventually(lambda: standby.psql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") == "t")
+
+
+def clock_of(connection):
+    """The server's clock, in milliseconds of Unix time."""
+    return connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float").fetchone()[0]
+
+
+def cut(primary):
+    """Cut the primary off from its standby: what it has still to send does not leave it. Its walsender's id."""
+    pid = int(primary.psql("SELECT pid FROM pg_stat_replication WHERE application_name = 'standby'"))
+    suspend(pid)
+    return pid
+
+
+def promote(standby):
+    """Promote, with the standby's clock before that; in milliseconds."""
+    with psycopg.connect(standby.conninfo(), autocommit=True) as connection:
+        before = clock_of(connection)
+        assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+        return before

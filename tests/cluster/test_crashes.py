@@ -1,5 +1,6 @@
 """No id twice, whatever crashes: the verdict is over what clients received, committed or not."""
 
+import contextlib
 import os
 import random
 import re
@@ -228,6 +229,30 @@ def test_ids_of_a_lost_transaction(clock_server, connect, end):
     again = connection.execute("INSERT INTO t SELECT FROM generate_series(1, 10000) RETURNING id").fetchall()
     assert min(again) > max(rows)
     print(f"20000 ids from before and after {end}: 0 duplicates")
+
+
+def test_the_postmaster_dies_while_calls_wait(start_server, connect):
+    """They notice, though each wait is shorter than a millisecond: until all have ended, there is no new start."""
+    # 8 ids in a millisecond: calls do nothing but wait for the next one.
+    server = start_server(layout="timestamp:41,worker:10,sequence:3")
+    server.psql("CREATE EXTENSION snowflake_id")
+    sessions = [connect(server) for _ in range(4)]
+    for session in sessions:
+        session.pgconn.send_query(b"SELECT max(snowflake_nextval()) FROM (SELECT generate_series(1, 1000000000)) AS many")
+    last = next_id(connect(server))
+    # To let them begin.
+    eventually(lambda: next_id(connect(server)) > last + (1000 << 13))
+    children = [session.info.backend_pid for session in sessions]
+    try:
+        os.kill(server.pid, signal.SIGKILL)
+        eventually(lambda: not server.running())
+        eventually(lambda: all(state_of(pid) in "ZX" for pid in children), "the sessions end")
+    finally:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    server.start()
+    assert next_id(connect(server)) > last
 
 
 def test_everything_stops_for_longer_than_a_window(start_server):

@@ -5,46 +5,29 @@ import time
 
 import psycopg
 import pytest
-from clients import Load, eventually, suspend
+from clients import Load, eventually
 from nodes import (
     BATCH,
     IDS,
     REPLICATION,
     ROWS,
     SCHEMA,
+    clock_of,
+    cut,
     duplicates,
     milliseconds,
     next_id,
     processes,
+    promote,
     status,
     warnings,
 )
-
-
-def clock_of(connection):
-    """The server's clock, in the same unit."""
-    return connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float").fetchone()[0]
-
-
-def cut(primary):
-    """Cut the primary off from its standby: what it has still to send does not leave it. Its walsender's id."""
-    pid = int(primary.psql("SELECT pid FROM pg_stat_replication WHERE application_name = 'standby'"))
-    suspend(pid)
-    return pid
 
 
 def waits_for_standby(connection, pid):
     """Whether a process waits for synchronous replication."""
     query = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
     return connection.execute(query, [pid]).rowcount == 1
-
-
-def promote(standby):
-    """Promote, with the standby's clock before that; in milliseconds."""
-    with psycopg.connect(standby.conninfo(), autocommit=True) as connection:
-        before = clock_of(connection)
-        assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
-        return before
 
 
 # A record as logical replication brings it from a node with worker id 2 that was seeded by a
