@@ -1,4 +1,5 @@
-//! Every error a user can meet: SQLSTATE, message, detail and hint, in one table.
+//! Every error a user can meet: SQLSTATE, message, detail and hint, and as what it is counted, in one
+//! arm of one table.
 //!
 //! The message says what was refused and names the value; the detail measures; the
 //! hint is what to do, as the statement to run where there is one.
@@ -11,7 +12,7 @@ use crate::tables::{Changed, EXTENSION, Unusable};
 use crate::time::shown;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::quote_identifier;
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode as Sqlstate, pg_sys};
 use snowflake_core::layout::MAX_BITS;
 use snowflake_core::text::{BASE32_LENGTH, BASE62_MAX_LENGTH};
 use snowflake_core::{Field, FieldError, Layout, LayoutError, TextError};
@@ -80,6 +81,64 @@ pub(crate) enum Error {
     BadText { form: TextForm, text: String, why: TextError },
 }
 
+/// What is said of an error.
+struct Text {
+    kind: Kind,
+    message: String,
+    detail: String,
+    hint: String,
+}
+
+impl Text {
+    fn new(
+        kind: Kind,
+        message: impl Into<String>,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self { kind, message: message.into(), detail: detail.into(), hint: hint.into() }
+    }
+}
+
+/// What an error is to a program: its SQLSTATE, and the counter of calls that end with it.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// The node, or what it is asked, must be set up otherwise; so are all that have a SQLSTATE of
+    /// their own.
+    Setup,
+    /// The clock cannot be used.
+    Clock,
+    /// There is no window: try again.
+    Window,
+    /// There is no lease: try again.
+    Lease,
+    /// The layout has no more time.
+    Time,
+    Code(Sqlstate),
+}
+
+impl Kind {
+    const fn sqlstate(self) -> Sqlstate {
+        match self {
+            Self::Setup => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Clock => Sqlstate::ERRCODE_SYSTEM_ERROR,
+            Self::Window | Self::Lease => Sqlstate::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::Time => Sqlstate::ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
+            Self::Code(sqlstate) => sqlstate,
+        }
+    }
+
+    const fn refusal(self) -> Counter {
+        match self {
+            Self::Setup | Self::Code(_) => Counter::RefusedSetup,
+            Self::Clock => Counter::RefusedClock,
+            Self::Window => Counter::RefusedWindow,
+            Self::Lease => Counter::RefusedLease,
+            Self::Time => Counter::RefusedTime,
+        }
+    }
+}
+
 /// What is known of a keeper that does not answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Keeper {
@@ -119,220 +178,22 @@ impl Error {
         }
     }
 
-    /// As what a call that ends with it is counted.
-    pub(crate) const fn refusal(&self) -> Counter {
+    /// All that is said of an error, and what it is to PostgreSQL and to the statistics.
+    fn text(&self) -> Text {
+        use Kind::{Clock, Code, Lease, Setup, Time, Window};
         match self {
-            Self::ClockBehind { .. }
-            | Self::ClockBehindRecord { .. }
-            | Self::ClockJumped { .. }
-            | Self::ClockUncertain { .. }
-            | Self::ClockUnknown { .. } => Counter::RefusedClock,
-            Self::NoLease { .. } | Self::LeaseClaimed { .. } | Self::LeaseEnded { .. } => {
-                Counter::RefusedLease
-            }
-            Self::KeeperNotReady { .. } | Self::CannotReserve { .. } => Counter::RefusedWindow,
-            Self::TimeExhausted { .. } => Counter::RefusedTime,
-            _ => Counter::RefusedSetup,
-        }
-    }
-
-    fn code(&self) -> PgSqlErrorCode {
-        use PgSqlErrorCode as Code;
-        match self {
-            Self::NotPreloaded
-            | Self::NoWorkerId { .. }
-            | Self::NoDatacenterId { .. }
-            | Self::NoDatabase { .. }
-            | Self::NoExtension { .. }
-            | Self::SchemaTaken { .. }
-            | Self::TableChanged { .. }
-            | Self::NoNodeExtension
-            | Self::AuditNotKept
-            | Self::LayoutChanged { .. }
-            | Self::Copy { .. }
-            | Self::WorkerIdInUse { .. }
-            | Self::WorkerIdLost { .. }
-            | Self::TwoSources
-            | Self::NotLeased
-            | Self::Drained
-            | Self::NoLastval => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::OutOfMemory { .. } => Code::ERRCODE_OUT_OF_MEMORY,
-            Self::Standby => Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
-            Self::KeeperNotReady { .. }
-            | Self::CannotReserve { .. }
-            | Self::NoLease { .. }
-            | Self::LeaseClaimed { .. }
-            | Self::LeaseEnded { .. } => Code::ERRCODE_LOCK_NOT_AVAILABLE,
-            Self::ClockBehind { .. }
-            | Self::ClockBehindRecord { .. }
-            | Self::ClockJumped { .. }
-            | Self::ClockUncertain { .. }
-            | Self::ClockUnknown { .. } => Code::ERRCODE_SYSTEM_ERROR,
-            Self::TimeExhausted { .. } => Code::ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
-            Self::BatchNull | Self::FieldMissing { .. } | Self::AuditNull => {
-                Code::ERRCODE_NULL_VALUE_NOT_ALLOWED
-            }
-            Self::BadSetting { .. }
-            | Self::BadLayout { .. }
-            | Self::BadEpoch { .. }
-            | Self::BadDatabase
-            | Self::BadRegistry { .. }
-            | Self::BadRange { .. }
-            | Self::BatchNegative { .. }
-            | Self::BatchTooLarge { .. }
-            | Self::FieldNotInLayout { .. }
-            | Self::NotAnId { .. }
-            | Self::BadSample { .. }
-            | Self::BadText { why: TextError::TooLarge, .. } => {
-                Code::ERRCODE_INVALID_PARAMETER_VALUE
-            }
-            Self::FieldOutOfRange { .. }
-            | Self::NotOfLayout { .. }
-            | Self::TimeOutOfRange { .. }
-            | Self::NotATimestamp => Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            Self::NoColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
-            Self::NoRelation { .. } => Code::ERRCODE_UNDEFINED_TABLE,
-            Self::HiddenRows { .. } | Self::RunsOthers { .. } | Self::MayNotCall { .. } => {
-                Code::ERRCODE_INSUFFICIENT_PRIVILEGE
-            }
-            Self::ColumnType { .. } => Code::ERRCODE_DATATYPE_MISMATCH,
-            Self::BadText { .. } => Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
-        }
-    }
-
-    fn message(&self) -> String {
-        match self {
-            Self::NotPreloaded => {
-                "snowflake ids can be made only if snowflake_id is preloaded".to_owned()
-            }
-            Self::NoWorkerId { .. } => "this node has no worker id".to_owned(),
-            Self::NoDatacenterId { .. } => "this node has no datacenter id".to_owned(),
-            Self::Standby => "cannot make snowflake ids during recovery".to_owned(),
-            Self::KeeperNotReady { .. } => "snowflake ids are not available yet".to_owned(),
-            Self::NoDatabase { database } => {
-                format!("the keeper of snowflake ids cannot connect to database \"{database}\"")
-            }
-            Self::NoExtension { database, .. } => {
-                format!("extension {EXTENSION} cannot be created in database \"{database}\"")
-            }
-            Self::SchemaTaken { database } => {
-                format!("schema {EXTENSION} in database \"{database}\" is not the extension's")
-            }
-            Self::TableChanged { what: Changed { table, .. } } => {
-                format!("table {table} is not as its extension has made it")
-            }
-            Self::NoNodeExtension => {
-                format!("extension {EXTENSION} is missing in this database")
-            }
-            Self::MayNotCall { function } => {
-                format!("permission denied for function {function}")
-            }
-            Self::CannotReserve { .. } => "the keeper cannot reserve snowflake ids".to_owned(),
-            Self::LayoutChanged { .. } => {
-                "the layout of this node's snowflake ids has changed".to_owned()
-            }
-            Self::Copy { .. } => "this data directory may be a copy of another node's".to_owned(),
-            Self::WorkerIdInUse { .. } => {
-                "this node's worker id is also in another node's record".to_owned()
-            }
-            Self::TwoSources => {
-                "this node has both a worker id and a registry to lease one from".to_owned()
-            }
-            Self::NoLease { .. } => "this node has no lease of a worker id".to_owned(),
-            Self::LeaseClaimed { .. } => {
-                "this node's lease of a worker id is not valid yet".to_owned()
-            }
-            Self::LeaseEnded { .. } => "this node's lease of a worker id has ended".to_owned(),
-            Self::WorkerIdLost { .. } => {
-                "this node's worker id is being used by another node".to_owned()
-            }
-            Self::NotLeased => "this node's worker id is not leased".to_owned(),
-            Self::Drained => "this node has been drained: it makes no snowflake ids".to_owned(),
-            Self::ClockBehindRecord { by, .. } => {
-                format!("the clock is {} behind this node's record of snowflake ids", duration(*by))
-            }
-            Self::ClockJumped { by, .. } => {
-                format!("the clock jumped forward by {}", duration(*by))
-            }
-            Self::ClockUncertain { error, .. } => {
-                format!("the clock error may be as large as {}", duration(*error))
-            }
-            Self::ClockUnknown { .. } => {
-                "the clock error is not known: the kernel may not be asked".to_owned()
-            }
-            Self::ClockBehind { by, .. } => {
-                format!("the clock is {} behind this node's snowflake ids", duration(*by))
-            }
-            Self::TimeExhausted { layout } => {
-                format!("the time field of layout {} is used up", name(layout))
-            }
-            Self::BadSetting { setting, value, .. } => {
-                format!("invalid value for parameter \"{setting}\": \"{value}\"")
-            }
-            Self::BadLayout { text, .. } => format!("invalid snowflake layout \"{text}\""),
-            Self::BadDatabase => "not a database for the keeper of snowflake ids".to_owned(),
-            Self::BadRegistry { .. } => "invalid address of a registry".to_owned(),
-            Self::BadRange { text, .. } => format!("invalid range of worker ids \"{text}\""),
-            Self::BadEpoch { text } => format!("invalid epoch \"{text}\""),
-            Self::BatchNull => "the number of snowflake ids must not be null".to_owned(),
-            Self::BatchNegative { n } => {
-                format!("the number of snowflake ids must not be negative: {n}")
-            }
-            Self::BatchTooLarge { n, max } => {
-                format!("{n} snowflake ids are more than one batch may have: {max}")
-            }
-            Self::OutOfMemory { n } => format!("no memory for an array of {n} snowflake ids"),
-            Self::NoLastval => "no snowflake id has been made in this session yet".to_owned(),
-            Self::FieldOutOfRange { field, value, .. } => {
-                format!("{} is out of range: {value}", argument(*field))
-            }
-            Self::FieldMissing { field, .. } => {
-                format!("{} must not be null", argument(*field))
-            }
-            Self::FieldNotInLayout { field, .. } => {
-                format!("{} must be null", argument(*field))
-            }
-            Self::NotOfLayout { id, layout } => {
-                format!("{id} is not a snowflake id of layout {}", name(layout))
-            }
-            Self::TimeOutOfRange { time, layout } => {
-                format!("{time} is outside of layout {}", name(layout))
-            }
-            Self::NotATimestamp => "the id's time is outside of the range of timestamps".to_owned(),
-            Self::NotAnId { id } => format!("{id} is not a snowflake id"),
-            Self::AuditNotKept => "the result of the audit is not kept".to_owned(),
-            Self::AuditNull => "relation and column_name must not be null".to_owned(),
-            Self::NoColumn { column, relation } => {
-                format!("column \"{column}\" of relation {relation} does not exist")
-            }
-            Self::NoRelation { oid } => format!("relation with OID {oid} does not exist"),
-            Self::RunsOthers { relation, role, .. } => {
-                format!("cannot audit relation {relation} as role \"{role}\"")
-            }
-            Self::HiddenRows { relation, .. } => {
-                format!("the audit may have missed rows of relation {relation}")
-            }
-            Self::ColumnType { column, relation, types } => {
-                format!("column {column} of relation {relation} must be of type {types}")
-            }
-            Self::BadSample { share } => format!("sample is out of range: {share}"),
-            Self::BadText { form, text, .. } => {
-                format!("invalid {} snowflake id: \"{text}\"", form.name())
-            }
-        }
-    }
-
-    /// Detail and hint; empty where there is nothing to add.
-    pub(crate) fn help(&self) -> (String, String) {
-        let (detail, hint) = match self {
-            Self::NotPreloaded => (
-                "The ids of a node come from its shared memory. Reading ids works without.".to_owned(),
+            Self::NotPreloaded => Text::new(
+                Setup,
+                "snowflake ids can be made only if snowflake_id is preloaded",
+                "The ids of a node come from its shared memory. Reading ids works without.",
                 settings::preload_statement().map_or_else(
                     || "A superuser is shown the statement that adds it to what is preloaded: SELECT hint FROM snowflake_status;".to_owned(),
                     |statement| format!("{statement} Then restart the server."),
                 ),
             ),
-            Self::NoWorkerId { layout } => (
+            Self::NoWorkerId { layout } => Text::new(
+                Setup,
+                "this node has no worker id",
                 format!(
                     "snowflake_id.worker_id is not set. Layout {} takes 0 to {}.",
                     name(layout),
@@ -343,108 +204,348 @@ impl Error {
                     layout.max(Field::Worker).min(1)
                 ),
             ),
-            Self::NoDatacenterId { layout } => (
+            Self::NoDatacenterId { layout } => Text::new(
+                Setup,
+                "this node has no datacenter id",
                 format!(
                     "snowflake_id.datacenter_id is not set. Layout {} takes 0 to {}.",
                     name(layout),
                     layout.max(Field::Datacenter)
                 ),
-                "Datacenter and worker id together name the node: ALTER SYSTEM SET snowflake_id.datacenter_id = 1; SELECT pg_reload_conf();".to_owned(),
+                "Datacenter and worker id together name the node: ALTER SYSTEM SET snowflake_id.datacenter_id = 1; SELECT pg_reload_conf();",
             ),
-            Self::Standby => (
-                "This server is a standby.".to_owned(),
-                "Insert on the primary. Reading ids works on a standby.".to_owned(),
+            Self::Standby => Text::new(
+                Code(Sqlstate::ERRCODE_READ_ONLY_SQL_TRANSACTION),
+                "cannot make snowflake ids during recovery",
+                "This server is a standby.",
+                "Insert on the primary. Reading ids works on a standby.",
             ),
-            Self::KeeperNotReady { keeper } => keeper.help(),
-            Self::NoDatabase { database } => (
-                "The keeper keeps this node's record there (snowflake_id.database). The server's log says why it could not connect.".to_owned(),
+            Self::KeeperNotReady { keeper } => {
+                let (detail, hint) = keeper.help();
+                Text::new(Window, "snowflake ids are not available yet", detail, hint)
+            },
+            Self::NoDatabase { database } => Text::new(
+                Setup,
+                format!("the keeper of snowflake ids cannot connect to database \"{database}\""),
+                "The keeper keeps this node's record there (snowflake_id.database). The server's log says why it could not connect.",
                 format!("If it does not exist: CREATE DATABASE {}; Or name another database: ALTER SYSTEM SET snowflake_id.database = '...', and restart the server.", quote_identifier(database)),
             ),
-            Self::NoExtension { database, why } => (
+            Self::NoExtension { database, why } => Text::new(
+                Setup,
+                format!("extension {EXTENSION} cannot be created in database \"{database}\""),
                 format!("The keeper keeps this node's record in tables of the extension. {}", sentence(why)).trim_end().to_owned(),
                 format!("The keeper tries again. To try it by hand, connect to database \"{database}\" and run: CREATE EXTENSION {EXTENSION};"),
             ),
-            Self::SchemaTaken { database } => (
-                "The keeper creates the extension, and its script the schema: in one that somebody has made before, objects of his could be run with the rights of a superuser.".to_owned(),
+            Self::SchemaTaken { database } => Text::new(
+                Setup,
+                format!("schema {EXTENSION} in database \"{database}\" is not the extension's"),
+                "The keeper creates the extension, and its script the schema: in one that somebody has made before, objects of his could be run with the rights of a superuser.",
                 format!("See what the schema holds; then connect to database \"{database}\" and run: ALTER SCHEMA {EXTENSION} RENAME TO {EXTENSION}_old;"),
             ),
-            Self::TableChanged { what: Changed { what, undo, .. } } => (
+            Self::TableChanged { what: Changed { table, what, undo } } => Text::new(
+                Setup,
+                format!("table {table} is not as its extension has made it"),
                 what.clone(),
                 format!("If nobody needs it: {undo}"),
             ),
-            Self::NoNodeExtension => (
-                "A registry keeps its leases in tables of the extension.".to_owned(),
+            Self::NoNodeExtension => Text::new(
+                Setup,
+                format!("extension {EXTENSION} is missing in this database"),
+                "A registry keeps its leases in tables of the extension.",
                 format!("As a superuser: CREATE EXTENSION {EXTENSION};"),
             ),
-            Self::MayNotCall { .. } => (
-                "What the owner of a database is granted is for GRANT ... ON ALL FUNCTIONS only.".to_owned(),
-                "As a superuser, grant the right to a role: GRANT EXECUTE ON FUNCTION ... TO ...;".to_owned(),
+            Self::MayNotCall { function } => Text::new(
+                Code(Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE),
+                format!("permission denied for function {function}"),
+                "What the owner of a database is granted is for GRANT ... ON ALL FUNCTIONS only.",
+                "As a superuser, grant the right to a role: GRANT EXECUTE ON FUNCTION ... TO ...;",
             ),
-            Self::CannotReserve { why } => (
+            Self::CannotReserve { why } => Text::new(
+                Window,
+                "the keeper cannot reserve snowflake ids",
                 format!("Its last attempt to write this node's record failed: {why}"),
-                "Ids flow again by themselves when the cause is mended.".to_owned(),
+                "Ids flow again by themselves when the cause is mended.",
             ),
-            Self::LayoutChanged { was, epoch, layout } => (
+            Self::LayoutChanged { was, epoch, layout } => Text::new(
+                Setup,
+                "the layout of this node's snowflake ids has changed",
                 format!("The ids that this node has made are of layout \"{was}\" with epoch {}; the layout in force is \"{layout}\" with epoch {}. It would read the old ones wrongly.", shown(Some(*epoch)), shown(Some(layout.epoch()))),
-                "Set snowflake_id.layout and snowflake_id.epoch back and restart the server.".to_owned(),
+                "Set snowflake_id.layout and snowflake_id.epoch back and restart the server.",
             ),
-            Self::Copy { of } => (
+            Self::Copy { of } => Text::new(
+                Setup,
+                "this data directory may be a copy of another node's",
                 format!("Node {of} has the same worker id, and is of the same cluster and timeline."),
-                "Give this node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: ALTER SYSTEM SET snowflake_id.on_copy = 'warn'; and restart the server.".to_owned(),
+                "Give this node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: ALTER SYSTEM SET snowflake_id.on_copy = 'warn'; and restart the server.",
             ),
-            Self::WorkerIdInUse { by, copy, updated_at } => (
+            Self::WorkerIdInUse { by, copy, updated_at } => Text::new(
+                Setup,
+                "this node's worker id is also in another node's record",
                 format!(
                     "Node {by} wrote it last at {}.{}",
                     shown(Some(*updated_at)),
                     if *copy { " One of the two data directories is a copy of the other." } else { "" },
                 ),
-                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_id_node.high_water_marks WHERE node = '...';".to_owned(),
+                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_id_node.high_water_marks WHERE node = '...';",
             ),
-            Self::TwoSources => (
-                "snowflake_id.worker_id and snowflake_id.registry are both set.".to_owned(),
-                "Keep one of them: ALTER SYSTEM SET snowflake_id.worker_id = -1; or ALTER SYSTEM SET snowflake_id.registry = ''; then SELECT pg_reload_conf();".to_owned(),
+            Self::TwoSources => Text::new(
+                Setup,
+                "this node has both a worker id and a registry to lease one from",
+                "snowflake_id.worker_id and snowflake_id.registry are both set.",
+                "Keep one of them: ALTER SYSTEM SET snowflake_id.worker_id = -1; or ALTER SYSTEM SET snowflake_id.registry = ''; then SELECT pg_reload_conf();",
             ),
-            Self::NoLease { why } => (
+            Self::NoLease { why } => Text::new(
+                Lease,
+                "this node has no lease of a worker id",
                 sentence(why),
-                "Ids flow by themselves when a worker id can be leased. SELECT * FROM snowflake_status shows since when it cannot.".to_owned(),
+                "Ids flow by themselves when a worker id can be leased. SELECT * FROM snowflake_status shows since when it cannot.",
             ),
-            Self::LeaseClaimed { number, until } => (
+            Self::LeaseClaimed { number, until } => Text::new(
+                Lease,
+                "this node's lease of a worker id is not valid yet",
                 format!("Worker id {number} has been claimed; nodes that have an older right to it may object until {}.", shown(Some(*until))),
-                "Try again.".to_owned(),
+                "Try again.",
             ),
-            Self::LeaseEnded { at, why } => (
+            Self::LeaseEnded { at, why } => Text::new(
+                Lease,
+                "this node's lease of a worker id has ended",
                 format!("It ended at {}. {}", shown(Some(*at)), sentence(why)).trim_end().to_owned(),
-                "Ids flow again by themselves when the lease is renewed, or another worker id leased.".to_owned(),
+                "Ids flow again by themselves when the lease is renewed, or another worker id leased.",
             ),
-            Self::WorkerIdLost { to, same } => (
+            Self::WorkerIdLost { to, same } => Text::new(
+                Setup,
+                "this node's worker id is being used by another node",
                 if *same {
                     format!("A node that calls itself {to}, as this one does, has taken over its lease: it is a clone that runs beside its original.")
                 } else {
                     format!("Node {to} uses it by a lease that the registry gave it: the registry has forgotten this node's, as one that was restored from a backup.")
                 },
-                "This node leases another worker id by itself. Look for duplicates among the ids of the last heartbeats.".to_owned(),
+                "This node leases another worker id by itself. Look for duplicates among the ids of the last heartbeats.",
             ),
-            Self::NotLeased => (
-                "It is set by snowflake_id.worker_id.".to_owned(),
-                "To change it: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf();".to_owned(),
+            Self::NotLeased => Text::new(
+                Setup,
+                "this node's worker id is not leased",
+                "It is set by snowflake_id.worker_id.",
+                "To change it: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf();",
             ),
-            Self::Drained => (
-                String::new(),
-                "To let it make ids again: SELECT snowflake_resume();".to_owned(),
+            Self::Drained => Text::new(
+                Setup,
+                "this node has been drained: it makes no snowflake ids",
+                "",
+                "To let it make ids again: SELECT snowflake_resume();",
             ),
-            Self::BadRegistry { why } => (
+            Self::ClockBehindRecord { by, now } => Text::new(
+                Clock,
+                format!("the clock is {} behind this node's record of snowflake ids", duration(*by)),
+                format!(
+                    "The clock reads {}; ids can be made again from {} on.",
+                    shown(Some(*now)),
+                    shown(now.checked_add_unsigned(*by)),
+                ),
+                CLOCK_HINT.to_owned(),
+            ),
+            Self::ClockJumped { by, now, max } => Text::new(
+                Clock,
+                format!("the clock jumped forward by {}", duration(*by)),
+                format!(
+                    "The clock reads {}. Jumps beyond {} are not believed (snowflake_id.max_clock_jump).",
+                    shown(Some(*now)),
+                    duration(*max),
+                ),
+                "Put the clock right, and ids flow again by themselves. If it is right now: SELECT snowflake_accept_clock();",
+            ),
+            Self::ClockUncertain { error, max } => Text::new(
+                Clock,
+                format!("the clock error may be as large as {}", duration(*error)),
+                format!("That is the kernel's estimate; up to {} is allowed (snowflake_id.max_clock_error).", duration(*max)),
+                "Ids flow again by themselves when it is smaller. Check the machine's time synchronisation (NTP): chronyc tracking, or timedatectl timesync-status.",
+            ),
+            Self::ClockUnknown { max } => Text::new(
+                Clock,
+                "the clock error is not known: the kernel may not be asked",
+                format!("Up to {} is allowed (snowflake_id.max_clock_error), and adjtimex is forbidden to this server.", duration(*max)),
+                "Allow it: the seccomp profile of a container, or ProtectClock of a systemd unit, forbids it. Or make ids without asking: ALTER SYSTEM SET snowflake_id.max_clock_error = 0; SELECT pg_reload_conf();",
+            ),
+            Self::ClockBehind { by, now, max_wait } => Text::new(
+                Clock,
+                format!("the clock is {} behind this node's snowflake ids", duration(*by)),
+                format!(
+                    "The clock reads {}; ids can be made again from {} on. Up to {} is waited for (snowflake_id.max_wait).",
+                    shown(Some(*now)),
+                    shown(now.checked_add_unsigned(*by)),
+                    duration(max_wait.as_micros() as u64),
+                ),
+                CLOCK_HINT.to_owned(),
+            ),
+            Self::TimeExhausted { layout } => Text::new(
+                Time,
+                format!("the time field of layout {} is used up", name(layout)),
+                format!("The layout ended at {}.", shown(layout.ends_at())),
+                "New keys need a layout with a wider time field or a later epoch, and a way to tell them from the old ones.",
+            ),
+            Self::BadSetting { setting, value, why } => {
+                let (detail, hint) = why.help();
+                let hint = format!("Correct it in postgresql.conf, or in postgresql.auto.conf after ALTER SYSTEM, and start the server again. {hint}");
+                Text::new(
+                    Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                    format!("invalid value for parameter \"{setting}\": \"{value}\""),
+                    detail,
+                    hint.trim_end(),
+                )
+            }
+            Self::BadLayout { text, why } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("invalid snowflake layout \"{text}\""),
+                layout_detail(why),
+                layout_hint(why),
+            ),
+            Self::BadEpoch { text } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("invalid epoch \"{text}\""),
+                "An epoch is a timestamp with its offset from UTC.",
+                "For example: 2025-01-01 00:00:00+00",
+            ),
+            Self::BadDatabase => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                "not a database for the keeper of snowflake ids",
+                "A database's name has 1 to 63 bytes; template0 and template1 must have no connections, and the keeper stays connected.",
+                "For example: postgres",
+            ),
+            Self::BadRegistry { why } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                "invalid address of a registry",
                 sentence(why),
-                "For example: postgres://user@host/database?password_file=/file, etcd://host:2379/prefix or zookeeper://host:2181/path.".to_owned(),
+                "For example: postgres://user@host/database?password_file=/file, etcd://host:2379/prefix or zookeeper://host:2181/path.",
             ),
-            Self::BadRange { layout, .. } => (
+            Self::BadRange { text, layout } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("invalid range of worker ids \"{text}\""),
                 format!("A range is two worker ids, the smaller first, such as 0-99; layout {} takes 0 to {}.", name(layout), layout.max(Field::Worker)),
-                String::new(),
+                "",
             ),
-            Self::RunsOthers { role, what, owner, .. } => (
-                format!("To read it runs {what} of role \"{owner}\", with the rights of role \"{role}\"."),
-                AS_OWNER_HINT.to_owned(),
+            Self::BatchNull => Text::new(
+                Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                "the number of snowflake ids must not be null",
+                "",
+                "Ask for a number from 0 to snowflake_id.max_batch.",
             ),
-            Self::HiddenRows { role, why, .. } => (
+            Self::BatchNegative { n } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("the number of snowflake ids must not be negative: {n}"),
+                "",
+                "Ask for a number from 0 to snowflake_id.max_batch.",
+            ),
+            Self::BatchTooLarge { n, max } if *n > MAX_BATCH_LIMIT => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("{n} snowflake ids are more than one batch may have: {max}"),
+                "",
+                "Ask several times.",
+            ),
+            Self::BatchTooLarge { n, max } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("{n} snowflake ids are more than one batch may have: {max}"),
+                "",
+                format!("Ask several times, or have a superuser allow it: SET snowflake_id.max_batch = {n};"),
+            ),
+            Self::OutOfMemory { n } => Text::new(
+                Code(Sqlstate::ERRCODE_OUT_OF_MEMORY),
+                format!("no memory for an array of {n} snowflake ids"),
+                "",
+                "snowflake_batch(n) makes the same ids as rows and needs no memory for them.",
+            ),
+            Self::NoLastval => Text::new(
+                Setup,
+                "no snowflake id has been made in this session yet",
+                "",
+                "snowflake_lastval() returns the last id that the same session made with snowflake_nextval() or a batch.",
+            ),
+            Self::FieldOutOfRange { field, value, layout } if layout.bits(*field) == 0 => Text::new(
+                Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+                format!("{} is out of range: {value}", argument(*field)),
+                format!("Layout {} has no {field} field.", name(layout)),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
+            ),
+            Self::FieldOutOfRange { field, value, layout } => Text::new(
+                Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+                format!("{} is out of range: {value}", argument(*field)),
+                format!(
+                    "The {field} field of layout {} takes 0 to {}.",
+                    name(layout),
+                    layout.max(*field)
+                ),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
+            ),
+            Self::FieldMissing { field, layout } => Text::new(
+                Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                format!("{} must not be null", argument(*field)),
+                format!("Layout {} has a {field} field.", name(layout)),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
+            ),
+            Self::FieldNotInLayout { field, layout } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("{} must be null", argument(*field)),
+                format!("Layout {} has no {field} field.", name(layout)),
+                LAYOUT_IN_FORCE_HINT.to_owned(),
+            ),
+            Self::NotOfLayout { id, layout } => Text::new(
+                Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+                format!("{id} is not a snowflake id of layout {}", name(layout)),
+                if *id < 0 {
+                    "Snowflake ids are never negative.".to_owned()
+                } else {
+                    "The number has a bit set that the layout leaves zero.".to_owned()
+                },
+                WRONG_LAYOUT_HINT.to_owned(),
+            ),
+            Self::TimeOutOfRange { time, layout } => Text::new(
+                Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+                format!("{time} is outside of layout {}", name(layout)),
+                format!(
+                    "The layout holds times from {} up to {}.",
+                    shown(Some(layout.epoch())),
+                    shown(layout.ends_at())
+                ),
+                "For a search, snowflake_between() and snowflake_lower_bound() take any time.",
+            ),
+            Self::NotATimestamp => Text::new(
+                Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+                "the id's time is outside of the range of timestamps",
+                "",
+                WRONG_LAYOUT_HINT.to_owned(),
+            ),
+            Self::NotAnId { id } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("{id} is not a snowflake id"),
+                "Snowflake ids are never negative.",
+                "",
+            ),
+            Self::AuditNull => Text::new(
+                Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                "relation and column_name must not be null",
+                "",
+                "For example: SELECT * FROM snowflake_audit('orders', 'id');",
+            ),
+            Self::AuditNotKept => Text::new(
+                Setup,
+                "the result of the audit is not kept",
+                format!("It is kept in {EXTENSION}.audits, where extension {EXTENSION} is and the caller may write to it."),
+                format!("As a superuser: CREATE EXTENSION {EXTENSION}; GRANT SELECT, INSERT, DELETE ON {EXTENSION}.audits TO ...;"),
+            ),
+            Self::NoColumn { column, relation } => Text::new(
+                Code(Sqlstate::ERRCODE_UNDEFINED_COLUMN),
+                format!("column \"{column}\" of relation {relation} does not exist"),
+                "",
+                "For example: SELECT * FROM snowflake_audit('orders', 'id');",
+            ),
+            Self::NoRelation { oid } => Text::new(
+                Code(Sqlstate::ERRCODE_UNDEFINED_TABLE),
+                format!("relation with OID {oid} does not exist"),
+                "",
+                "For example: SELECT * FROM snowflake_audit('orders', 'id');",
+            ),
+            Self::HiddenRows { relation, role, why } => Text::new(
+                Code(Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE),
+                format!("the audit may have missed rows of relation {relation}"),
                 match why {
                     Hidden::Policies => {
                         format!("It was read as role \"{role}\", and row-level security applies to that role.")
@@ -458,139 +559,51 @@ impl Error {
                 },
                 AS_OWNER_HINT.to_owned(),
             ),
-            Self::BadSample { .. } => (
-                "It is the share of ids to look at: above 0, and at most 1.".to_owned(),
-                String::new(),
+            Self::RunsOthers { relation, role, what, owner } => Text::new(
+                Code(Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE),
+                format!("cannot audit relation {relation} as role \"{role}\""),
+                format!("To read it runs {what} of role \"{owner}\", with the rights of role \"{role}\"."),
+                AS_OWNER_HINT.to_owned(),
             ),
-            Self::ClockBehindRecord { by, now } => (
-                format!(
-                    "The clock reads {}; ids can be made again from {} on.",
-                    shown(Some(*now)),
-                    shown(now.checked_add_unsigned(*by)),
-                ),
-                CLOCK_HINT.to_owned(),
+            Self::ColumnType { column, relation, types } => Text::new(
+                Code(Sqlstate::ERRCODE_DATATYPE_MISMATCH),
+                format!("column {column} of relation {relation} must be of type {types}"),
+                "",
+                "For example: SELECT * FROM snowflake_audit('orders', 'id');",
             ),
-            Self::ClockJumped { now, max, .. } => (
-                format!(
-                    "The clock reads {}. Jumps beyond {} are not believed (snowflake_id.max_clock_jump).",
-                    shown(Some(*now)),
-                    duration(*max),
-                ),
-                "Put the clock right, and ids flow again by themselves. If it is right now: SELECT snowflake_accept_clock();".to_owned(),
+            Self::BadSample { share } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("sample is out of range: {share}"),
+                "It is the share of ids to look at: above 0, and at most 1.",
+                "",
             ),
-            Self::ClockUncertain { max, .. } => (
-                format!("That is the kernel's estimate; up to {} is allowed (snowflake_id.max_clock_error).", duration(*max)),
-                "Ids flow again by themselves when it is smaller. Check the machine's time synchronisation (NTP): chronyc tracking, or timedatectl timesync-status.".to_owned(),
+            Self::BadText { form, text, why } => Text::new(
+                Code(match why {
+                        TextError::TooLarge => Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+                        _ => Sqlstate::ERRCODE_INVALID_TEXT_REPRESENTATION,
+                }),
+                format!("invalid {} snowflake id: \"{text}\"", form.name()),
+                form.detail(why),
+                format!("snowflake_{}(id) writes such a text.", form.name()),
             ),
-            Self::ClockUnknown { max } => (
-                format!("Up to {} is allowed (snowflake_id.max_clock_error), and adjtimex is forbidden to this server.", duration(*max)),
-                "Allow it: the seccomp profile of a container, or ProtectClock of a systemd unit, forbids it. Or make ids without asking: ALTER SYSTEM SET snowflake_id.max_clock_error = 0; SELECT pg_reload_conf();".to_owned(),
-            ),
-            Self::ClockBehind { by, now, max_wait } => (
-                format!(
-                    "The clock reads {}; ids can be made again from {} on. Up to {} is waited for (snowflake_id.max_wait).",
-                    shown(Some(*now)),
-                    shown(now.checked_add_unsigned(*by)),
-                    duration(max_wait.as_micros() as u64),
-                ),
-                CLOCK_HINT.to_owned(),
-            ),
-            Self::TimeExhausted { layout } => (
-                format!("The layout ended at {}.", shown(layout.ends_at())),
-                "New keys need a layout with a wider time field or a later epoch, and a way to tell them from the old ones.".to_owned(),
-            ),
-            Self::BadSetting { why, .. } => {
-                let (detail, hint) = why.help();
-                (detail, format!("Correct it in postgresql.conf, or in postgresql.auto.conf after ALTER SYSTEM, and start the server again. {hint}").trim_end().to_owned())
-            }
-            Self::BadLayout { why, .. } => (layout_detail(why), layout_hint(why)),
-            Self::BadEpoch { .. } => (
-                "An epoch is a timestamp with its offset from UTC.".to_owned(),
-                "For example: 2025-01-01 00:00:00+00".to_owned(),
-            ),
-            Self::BadDatabase => (
-                "A database's name has 1 to 63 bytes; template0 and template1 must have no connections, and the keeper stays connected.".to_owned(),
-                "For example: postgres".to_owned(),
-            ),
-            Self::BatchNull | Self::BatchNegative { .. } => (
-                String::new(),
-                "Ask for a number from 0 to snowflake_id.max_batch.".to_owned(),
-            ),
-            Self::BatchTooLarge { n, .. } if *n > MAX_BATCH_LIMIT => {
-                (String::new(), "Ask several times.".to_owned())
-            }
-            Self::BatchTooLarge { n, .. } => (
-                String::new(),
-                format!("Ask several times, or have a superuser allow it: SET snowflake_id.max_batch = {n};"),
-            ),
-            Self::OutOfMemory { .. } => (
-                String::new(),
-                "snowflake_batch(n) makes the same ids as rows and needs no memory for them.".to_owned(),
-            ),
-            Self::NoLastval => (
-                String::new(),
-                "snowflake_lastval() returns the last id that the same session made with snowflake_nextval() or a batch.".to_owned(),
-            ),
-            Self::AuditNotKept => (
-                format!("It is kept in {EXTENSION}.audits, where extension {EXTENSION} is and the caller may write to it."),
-                format!("As a superuser: CREATE EXTENSION {EXTENSION}; GRANT SELECT, INSERT, DELETE ON {EXTENSION}.audits TO ...;"),
-            ),
-            Self::AuditNull
-            | Self::NoRelation { .. }
-            | Self::NoColumn { .. }
-            | Self::ColumnType { .. } => (
-                String::new(),
-                "For example: SELECT * FROM snowflake_audit('orders', 'id');".to_owned(),
-            ),
-            Self::NotATimestamp => (String::new(), WRONG_LAYOUT_HINT.to_owned()),
-            Self::FieldOutOfRange { field, layout, .. } if layout.bits(*field) == 0 => (
-                format!("Layout {} has no {field} field.", name(layout)),
-                LAYOUT_IN_FORCE_HINT.to_owned(),
-            ),
-            Self::FieldOutOfRange { field, layout, .. } => (
-                format!(
-                    "The {field} field of layout {} takes 0 to {}.",
-                    name(layout),
-                    layout.max(*field)
-                ),
-                LAYOUT_IN_FORCE_HINT.to_owned(),
-            ),
-            Self::FieldMissing { field, layout } => (
-                format!("Layout {} has a {field} field.", name(layout)),
-                LAYOUT_IN_FORCE_HINT.to_owned(),
-            ),
-            Self::FieldNotInLayout { field, layout } => (
-                format!("Layout {} has no {field} field.", name(layout)),
-                LAYOUT_IN_FORCE_HINT.to_owned(),
-            ),
-            Self::NotOfLayout { id, .. } => (
-                if *id < 0 {
-                    "Snowflake ids are never negative.".to_owned()
-                } else {
-                    "The number has a bit set that the layout leaves zero.".to_owned()
-                },
-                WRONG_LAYOUT_HINT.to_owned(),
-            ),
-            Self::TimeOutOfRange { layout, .. } => (
-                format!(
-                    "The layout holds times from {} up to {}.",
-                    shown(Some(layout.epoch())),
-                    shown(layout.ends_at())
-                ),
-                "For a search, snowflake_between() and snowflake_lower_bound() take any time.".to_owned(),
-            ),
-            Self::NotAnId { .. } => ("Snowflake ids are never negative.".to_owned(), String::new()),
-            Self::BadText { form, why, .. } => {
-                (form.detail(why), format!("snowflake_{}(id) writes such a text.", form.name()))
-            }
-        };
+        }
+    }
+
+    /// As what a call that ends with it is counted.
+    pub(crate) fn refusal(&self) -> Counter {
+        self.text().kind.refusal()
+    }
+
+    /// Detail and hint; empty where there is nothing to add.
+    pub(crate) fn help(&self) -> (String, String) {
+        let Text { detail, hint, .. } = self.text();
         (detail, hint)
     }
 
     /// Message and detail as sentences, and the hint.
     pub(crate) fn in_words(&self) -> (String, String) {
-        let (detail, hint) = self.help();
-        (format!("{} {detail}", sentence(&self.message())).trim_end().to_owned(), hint)
+        let Text { message, detail, hint, .. } = self.text();
+        (format!("{} {detail}", sentence(&message)).trim_end().to_owned(), hint)
     }
 
     /// Ends the statement with this error.
@@ -603,9 +616,8 @@ impl Error {
 
     /// Reports it at some level, the message behind a prefix.
     pub(crate) fn report(&self, level: PgLogLevel, prefix: &str) {
-        let (detail, hint) = self.help();
-        let message = format!("{prefix}{}", self.message());
-        encoding::report(level, self.code(), &message, &detail, &hint);
+        let Text { kind, message, detail, hint } = self.text();
+        encoding::report(level, kind.sqlstate(), &format!("{prefix}{message}"), &detail, &hint);
     }
 }
 

@@ -166,8 +166,11 @@ def test_errors():
     """Every SQLSTATE and every message that the extension has, and no other."""
     names = re.findall(r"\bERRCODE_([A-Z_]+)", ERROR_RS)
     sqlstates = {getattr(psycopg.errors, name.title().replace("_", "")).sqlstate for name in names}
-    function = re.search(r"fn message\(.*?\n    }\n", ERROR_RS, flags=re.DOTALL)[0]
-    texts = [text.replace('\\"', '"') for text in re.findall(r'"((?:[^"\\]|\\.)*)"', function)]
+    # What follows the kind.
+    kind = r"(?:\w+|Code\((?:[^()]|\{[^}]*\})*\))"
+    messages = re.findall(rf'Text::new\(\s*{kind},\s*(?:format!\(\s*)?"((?:[^"\\]|\\.)*)"', ERROR_RS)
+    assert len(messages) == ERROR_RS.count("=> Text::new(") + ERROR_RS.count("                Text::new(")
+    texts = {text.replace('\\"', '"') for text in messages}
     written = table("## Errors")
     assert {row[0] for row in written} == sqlstates
     assert sorted(row[1] for row in written) == sorted(re.sub(r"\{.*?\}", "…", text) for text in texts)

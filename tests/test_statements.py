@@ -100,7 +100,7 @@ STATEMENT = r"\b(?:ALTER|CREATE|DELETE|GRANT|SELECT|SET)\b[^;]*;"
 def hints():
     """The statements of all hints."""
     source = page("src/error.rs")
-    texts = re.findall(r'"((?:[^"\\]|\\.)*)"', re.search(r"fn help\(&self.*", source, re.DOTALL)[0])
+    texts = re.findall(r'"((?:[^"\\]|\\.)*)"', re.search(r"fn text\(&self.*", source, re.DOTALL)[0])
     for text in texts:
         text = text.replace('\\"', '"')
         for name, value in FACTS.items():
