@@ -159,7 +159,7 @@ pub(crate) enum TextForm {
     Base32,
 }
 
-const WRONG_LAYOUT_HINT: &str = "Name the layout that made it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.";
+const WRONG_LAYOUT_HINT: &str = "Name the layout that generated it: SELECT * FROM snowflake_decode(id, layout); the presets are in the view snowflake_layouts.";
 const CLOCK_HINT: &str = "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation (NTP); SELECT * FROM snowflake_layout() shows the epoch.";
 const AS_OWNER_HINT: &str = "Audit it as a role that may SET ROLE to its owner, and the tables below a view each by itself.";
 const LAYOUT_IN_FORCE_HINT: &str = "SELECT * FROM snowflake_layout() shows the layout in force.";
@@ -184,7 +184,7 @@ impl Error {
         match self {
             Self::NotPreloaded => Text::new(
                 Setup,
-                "snowflake ids can be made only if snowflake_id is preloaded",
+                "snowflake ids can be generated only if snowflake_id is preloaded",
                 "The ids of a node come from its shared memory. Reading ids works without.",
                 settings::preload_statement().map_or_else(
                     || "A superuser is shown the statement that adds it to what is preloaded: SELECT hint FROM snowflake_status;".to_owned(),
@@ -200,7 +200,7 @@ impl Error {
                     layout.max(Field::Worker)
                 ),
                 format!(
-                    "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = {}; SELECT pg_reload_conf(); Or set snowflake_id.registry, to have it leased.",
+                    "Give every node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = {}; SELECT pg_reload_conf(); Or set snowflake_id.registry, to have it leased.",
                     layout.max(Field::Worker).min(1)
                 ),
             ),
@@ -216,7 +216,7 @@ impl Error {
             ),
             Self::Standby => Text::new(
                 Code(Sqlstate::ERRCODE_READ_ONLY_SQL_TRANSACTION),
-                "cannot make snowflake ids during recovery",
+                "cannot generate snowflake ids during recovery",
                 "This server is a standby.",
                 "Insert on the primary. Reading ids works on a standby.",
             ),
@@ -269,7 +269,7 @@ impl Error {
             Self::LayoutChanged { was, epoch, layout } => Text::new(
                 Setup,
                 "the layout of this node's snowflake ids has changed",
-                format!("The ids that this node has made are of layout \"{was}\" with epoch {}; the layout in force is \"{layout}\" with epoch {}. It would read the old ones wrongly.", shown(Some(*epoch)), shown(Some(layout.epoch()))),
+                format!("The ids that this node has generated are of layout \"{was}\" with epoch {}; the layout in force is \"{layout}\" with epoch {}. It would read the old ones wrongly.", shown(Some(*epoch)), shown(Some(layout.epoch()))),
                 "Set snowflake_id.layout and snowflake_id.epoch back and restart the server.",
             ),
             Self::Copy { of } => Text::new(
@@ -286,7 +286,7 @@ impl Error {
                     shown(Some(*updated_at)),
                     if *copy { " One of the two data directories is a copy of the other." } else { "" },
                 ),
-                "Two running nodes with one worker id make the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_id_node.high_water_marks WHERE node = '...';",
+                "Two running nodes with one worker id generate the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_id_node.high_water_marks WHERE node = '...';",
             ),
             Self::TwoSources => Text::new(
                 Setup,
@@ -330,15 +330,15 @@ impl Error {
             ),
             Self::Drained => Text::new(
                 Setup,
-                "this node has been drained: it makes no snowflake ids",
+                "this node has been drained: it generates no snowflake ids",
                 "",
-                "To let it make ids again: SELECT snowflake_resume();",
+                "To let it generate ids again: SELECT snowflake_resume();",
             ),
             Self::ClockBehindRecord { by, now } => Text::new(
                 Clock,
                 format!("the clock is {} behind this node's record of snowflake ids", duration(*by)),
                 format!(
-                    "The clock reads {}; ids can be made again from {} on.",
+                    "The clock reads {}; ids can be generated again from {} on.",
                     shown(Some(*now)),
                     shown(now.checked_add_unsigned(*by)),
                 ),
@@ -364,13 +364,13 @@ impl Error {
                 Clock,
                 "the clock error is not known: the kernel may not be asked",
                 format!("Up to {} is allowed (snowflake_id.max_clock_error), and adjtimex is forbidden to this server.", duration(*max)),
-                "Allow it: the seccomp profile of a container, or ProtectClock of a systemd unit, forbids it. Or make ids without asking: ALTER SYSTEM SET snowflake_id.max_clock_error = 0; SELECT pg_reload_conf();",
+                "Allow it: the seccomp profile of a container, or ProtectClock of a systemd unit, forbids it. Or generate ids without asking: ALTER SYSTEM SET snowflake_id.max_clock_error = 0; SELECT pg_reload_conf();",
             ),
             Self::ClockBehind { by, now, max_wait } => Text::new(
                 Clock,
                 format!("the clock is {} behind this node's snowflake ids", duration(*by)),
                 format!(
-                    "The clock reads {}; ids can be made again from {} on. Up to {} is waited for (snowflake_id.max_wait).",
+                    "The clock reads {}; ids can be generated again from {} on. Up to {} is waited for (snowflake_id.max_wait).",
                     shown(Some(*now)),
                     shown(now.checked_add_unsigned(*by)),
                     duration(max_wait.as_micros() as u64),
@@ -451,13 +451,13 @@ impl Error {
                 Code(Sqlstate::ERRCODE_OUT_OF_MEMORY),
                 format!("no memory for an array of {n} snowflake ids"),
                 "",
-                "snowflake_batch(n) makes the same ids as rows and needs no memory for them.",
+                "snowflake_batch(n) generates the same ids as rows and needs no memory for them.",
             ),
             Self::NoLastval => Text::new(
                 Setup,
-                "no snowflake id has been made in this session yet",
+                "no snowflake id has been generated in this session yet",
                 "",
-                "snowflake_lastval() returns the last id that the same session made with snowflake_nextval() or a batch.",
+                "snowflake_lastval() returns the last id that the same session generated with snowflake_nextval() or a batch.",
             ),
             Self::FieldOutOfRange { field, value, layout } if layout.bits(*field) == 0 => Text::new(
                 Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),

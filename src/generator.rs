@@ -1,4 +1,4 @@
-//! What a backend needs to make ids: the shared state, its slot, the layout.
+//! What a backend needs to generate ids: the shared state, its slot, the layout.
 //! Claims slots and does what a claim says must be done when there are none.
 
 use crate::error::Error;
@@ -95,7 +95,7 @@ impl Generator {
         self.issued(id.unwrap_or(NO_ID))
     }
 
-    /// A call made this one id.
+    /// A call generated this one id.
     #[inline]
     fn issued(&self, id: i64) -> i64 {
         self.set_last_id(id);

@@ -39,9 +39,9 @@ pub(crate) struct Report {
     pub(crate) heartbeat: AtomicI64,
     /// Since when a write of the record has been under way; 0 for none.
     pub(crate) writing_since: AtomicI64,
-    /// The number that ids are made with, or will be when they are asked for; -1 for none.
+    /// The number that ids are generated with, or will be when they are asked for; -1 for none.
     pub(crate) assigned: AtomicI64,
-    /// Ids made per second, of late; 0 before the keeper has started.
+    /// Ids generated per second, of late; 0 before the keeper has started.
     pub(crate) rate: AtomicI64,
     /// The end of the lease, microseconds since 1970; 0 where there is none.
     pub(crate) lease_until: AtomicI64,

@@ -48,7 +48,7 @@ const HOUR: i32 = 3_600_000;
 /// What becomes of a data directory that may be the copy of a running node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub(crate) enum OnCopy {
-    /// It is said, and ids are made.
+    /// It is said, and ids are generated.
     #[name = c"warn"]
     Warn,
     /// No ids.
@@ -105,7 +105,7 @@ static DEFINING: AtomicBool = AtomicBool::new(false);
 pub(crate) fn define() {
     DEFINING.store(true, Ordering::Relaxed);
     // PostgreSQL allows settings that need a restart only while preloading. Where the
-    // library is not preloaded no ids are made, and a session reads them once.
+    // library is not preloaded no ids are generated, and a session reads them once.
     let restart = || if preloading() { GucContext::Postmaster } else { GucContext::Sighup };
 
     // The layout and its epoch first: the check of a worker id asks for its width.
@@ -136,7 +136,7 @@ pub(crate) fn define() {
         );
         GucRegistry::define_int_guc_with_hooks(
             c"snowflake_id.worker_id",
-            c"This node's number inside every id; -1 for none, which means no ids.",
+            c"This node's worker id, inside every id; -1 for none, which means no ids.",
             c"From 0 to the greatest value of the layout's worker field, different on every node that can ever write the same keys.",
             &WORKER_ID,
             -1,
@@ -149,7 +149,7 @@ pub(crate) fn define() {
         );
         GucRegistry::define_int_guc_with_hooks(
             c"snowflake_id.datacenter_id",
-            c"The upper part of this node's number, where the layout has a datacenter field; -1 for none.",
+            c"The upper part of this node's worker id, where the layout has a datacenter field; -1 for none.",
             c"From 0 to the greatest value of the layout's datacenter field. Datacenter and worker id together name the node.",
             &DATACENTER_ID,
             -1,
@@ -166,7 +166,7 @@ pub(crate) fn define() {
     GucRegistry::define_int_guc(
         c"snowflake_id.max_wait",
         c"How far the clock may have stepped back and be waited for.",
-        c"A call waits until the clock has caught up with the ids already made; where that would take longer, it fails with SQLSTATE 58000.",
+        c"A call waits until the clock has caught up with the ids already generated; where that would take longer, it fails with SQLSTATE 58000.",
         &MAX_WAIT,
         0,
         HOUR,
@@ -186,7 +186,7 @@ pub(crate) fn define() {
     GucRegistry::define_int_guc(
         c"snowflake_id.backend_block",
         c"How many sequence values a session claims at once.",
-        c"1 keeps all ids of the node in the order in which they were made. More makes single calls cheaper where many sessions make ids at once; the order between sessions within one tick is then given up, and values left over at the tick's end are dropped.",
+        c"1 keeps all ids of the node in the order in which they were generated. More makes single calls cheaper where many sessions generate ids at once; the order between sessions within one tick is then given up, and values left over at the tick's end are dropped.",
         &BACKEND_BLOCK,
         1,
         65_536,
@@ -250,7 +250,7 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
     GucRegistry::define_int_guc(
         c"snowflake_id.reservation",
         c"How much id-time the keeper reserves at once.",
-        c"The length of a window. A crash costs this much time at most until ids flow again; while ids are made, the record is written about twice in this time.",
+        c"The length of a window. A crash costs this much time at most until ids flow again; while ids are generated, the record is written about twice in this time.",
         &RESERVATION,
         100,
         HOUR,
@@ -280,7 +280,7 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
     GucRegistry::define_int_guc(
         c"snowflake_id.promotion_guard",
         c"How far beyond the clock a promoted standby begins.",
-        c"Covers what the old primary issued and did not replicate: as much as the two clocks may differ. It also applies where another node's record has this node's number.",
+        c"Covers what the old primary issued and did not replicate: as much as the two clocks may differ. It also applies where another node's record has this node's worker id.",
         &PROMOTION_GUARD,
         0,
         HOUR,
@@ -290,7 +290,7 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
     GucRegistry::define_enum_guc(
         c"snowflake_id.on_copy",
         c"What becomes of a data directory that may be the copy of a running node's.",
-        c"warn says so in the log and in the view snowflake_status; refuse makes no ids there.",
+        c"warn says so in the log and in the view snowflake_status; refuse generates no ids there.",
         &ON_COPY,
         restart(),
         GucFlags::default(),
@@ -414,7 +414,7 @@ pub(crate) fn max_clock_jump() -> Option<u64> {
     Some(micros(&MAX_CLOCK_JUMP)).filter(|&max| max > 0)
 }
 
-/// The greatest error of the clock with which ids are made, in microseconds.
+/// The greatest error of the clock with which ids are generated, in microseconds.
 pub(crate) fn max_clock_error() -> Option<u64> {
     Some(micros(&MAX_CLOCK_ERROR)).filter(|&max| max > 0)
 }

@@ -123,7 +123,7 @@ impl Shared {
         statistics.resetting.store(false, Ordering::Release);
     }
 
-    /// Of each session that has made ids: its process, and what it has counted.
+    /// Of each session that has generated ids: its process, and what it has counted.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = (i32, Totals)> {
         self.slots().iter().filter_map(BackendSlot::session)
     }

@@ -95,7 +95,7 @@ def test_a_registry_and_a_node(registry, leased):
 
 
 def test_everyday_work(registry, leased):
-    """Every statement of it, one after the other, on one node; it makes ids all the while, unless that is what it is about."""
+    """Every statement of it, one after the other, on one node; it generates ids all the while, unless that is what it is about."""
     node, address = leased
     # What ALTER SYSTEM sets stands behind the configuration file, as on any server.
     assert run(node, block("### Failover", "sql")) == "t"

@@ -201,7 +201,7 @@ class Prometheus(Service):
 
 @contextlib.contextmanager
 def node(installation):
-    """A server that makes ids all the time."""
+    """A server that generates ids all the time."""
     with Server(installation, {"snowflake_id.worker_id": 1}) as server:
         server.psql(SETUP)
         command = [installation.bin("psql"), "-Xq", "-d", server.conninfo(), "-c", LOAD]

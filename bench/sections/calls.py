@@ -1,4 +1,4 @@
-"""What making ids costs inside one statement: one at a time, by many at once, many at once."""
+"""What generating ids costs inside one statement: one at a time, by many at once, many at once."""
 
 from candidates import (
     CLOCK,
@@ -184,7 +184,7 @@ class Batches:
 
 
 BULK_BATCH = 100_000
-# What a backend runs, and how many ids that makes.
+# What a backend runs, and how many ids that generates.
 BULK = {
     f"snowflake_batch_array({BULK_BATCH})": (loop(f"snowflake_batch_array({BULK_BATCH})", 250), 250 * BULK_BATCH),
     "snowflake_nextval()": (loop("snowflake_nextval()", 500_000), 500_000),
@@ -221,6 +221,6 @@ class Bulk:
             for name in BULK
         ]
         text = (
-            f"{self.backends} backends make ids as fast as they can, ceiling lifted; from a barrier to the last's end."
+            f"{self.backends} backends generate ids as fast as they can, ceiling lifted; from a barrier to the last's end."
         )
         return [Table(text, ["how", "million ids per s", f"ratio to {NEXTVAL.name}"], rows)]

@@ -17,7 +17,7 @@ ONE_BY_ONE, BY_ARRAYS = "snowflake_nextval()", f"snowflake_batch_array({ARRAY})"
 
 
 def making(how, ids):
-    """The statements that make ids."""
+    """The statements that generate ids."""
     if how == BY_ARRAYS:
         return SPAN.format(loop=loop(BY_ARRAYS, ids // ARRAY))
     return SPAN.format(loop=loop(ONE_BY_ONE, ids))
@@ -94,7 +94,7 @@ class Ceiling:
                 "first of any backend to the last of any; 'together' is the share of that time in which all were at "
                 "it. CPU is what the backends used, as a share of one core. That of waiting is the waits that were "
                 "counted (ticks_exhausted), times what a wait cost as many backends that do nothing but wake up once "
-                "in a millisecond; for each backend. What is left is making ids, and taking the cursor from each other.",
+                "in a millisecond; for each backend. What is left is generating ids, and taking the cursor from each other.",
                 [
                     "backends",
                     "ids per ms",
@@ -152,7 +152,7 @@ class Blocks:
             )
         return [
             Table(
-                f"{self.backends} backends, ceiling held: what is dropped for each id that is made, where they make ids "
+                f"{self.backends} backends, ceiling held: what is dropped for each id that is generated, where they generate ids "
                 f"as fast as they can ({self.ids} together), and where each makes one in a millisecond ({self.seconds} s).",
                 ["backend_block", "of the ceiling", "dropped per id, at the ceiling", "dropped per id, one per ms"],
                 rows,

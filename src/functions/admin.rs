@@ -176,6 +176,6 @@ fn snowflake_check_keeper() {
     if let ("no_extension" | "no_database" | "schema_taken" | "table_changed", Some(error)) =
         status::now()
     {
-        error.report(PgLogLevel::WARNING, "snowflake ids cannot be made yet: ");
+        error.report(PgLogLevel::WARNING, "snowflake ids cannot be generated yet: ");
     }
 }

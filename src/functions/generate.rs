@@ -1,4 +1,4 @@
-//! Making ids.
+//! Generating ids.
 
 use crate::error::{Error, OrRaise};
 use crate::generator::{Generator, generator, next_at_once};

@@ -26,7 +26,7 @@ STABLE STRICT PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_timestamp_wrapper';
 
 COMMENT ON FUNCTION snowflake_timestamp(bigint) IS
-'the time at which an id of the layout in force was made, to the tick';
+'the time at which an id of the layout in force was generated, to the tick';
 
 CREATE FUNCTION snowflake_timestamp(id bigint, layout text, epoch timestamptz DEFAULT NULL)
 RETURNS timestamptz
@@ -34,14 +34,14 @@ IMMUTABLE PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_timestamp_as_wrapper';
 
 COMMENT ON FUNCTION snowflake_timestamp(bigint, text, timestamptz) IS
-'the time at which an id of the named layout was made, to the tick; for generated columns and indexes';
+'the time at which an id of the named layout was generated, to the tick; for generated columns and indexes';
 
 CREATE FUNCTION snowflake_worker_id(id bigint) RETURNS integer
 STABLE STRICT PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_worker_id_wrapper';
 
 COMMENT ON FUNCTION snowflake_worker_id(bigint) IS
-'the worker id of the node that made an id of the layout in force';
+'the worker id of the node that generated an id of the layout in force';
 
 CREATE FUNCTION snowflake_encode(
     ts timestamptz, worker_id integer, sequence integer, datacenter_id integer DEFAULT NULL

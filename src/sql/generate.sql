@@ -1,7 +1,7 @@
--- Making ids.
+-- Generating ids.
 --
 -- They are VOLATILE, work in a read-only transaction, as nothing is written, and are
--- not transactional: an id is never made twice, whether its transaction commits or
+-- not transactional: an id is never generated twice, whether its transaction commits or
 -- not. PUBLIC may call them: a column default runs with the rights of whoever inserts.
 
 CREATE FUNCTION snowflake_nextval() RETURNS bigint
@@ -9,26 +9,26 @@ VOLATILE STRICT PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_nextval_wrapper';
 
 COMMENT ON FUNCTION snowflake_nextval() IS
-'makes the next id of this node; for use as a column default';
+'generates the next id of this node; for use as a column default';
 
 CREATE FUNCTION snowflake_batch(n integer) RETURNS SETOF bigint
 VOLATILE PARALLEL SAFE ROWS 1000
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_batch_wrapper';
 
 COMMENT ON FUNCTION snowflake_batch(integer) IS
-'makes n increasing ids, as rows; n from 0 to snowflake_id.max_batch';
+'generates n increasing ids, as rows; n from 0 to snowflake_id.max_batch';
 
 CREATE FUNCTION snowflake_batch_array(n integer) RETURNS bigint[]
 VOLATILE PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_batch_array_wrapper';
 
 COMMENT ON FUNCTION snowflake_batch_array(integer) IS
-'makes n increasing ids, as an array; n from 0 to snowflake_id.max_batch';
+'generates n increasing ids, as an array; n from 0 to snowflake_id.max_batch';
 
--- The session's last id is the leader's: ids that parallel workers made are not seen.
+-- The session's last id is the leader's: ids that parallel workers generated are not seen.
 CREATE FUNCTION snowflake_lastval() RETURNS bigint
 VOLATILE STRICT PARALLEL RESTRICTED
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_lastval_wrapper';
 
 COMMENT ON FUNCTION snowflake_lastval() IS
-'the last id that this session made';
+'the last id that this session generated';

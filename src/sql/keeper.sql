@@ -37,15 +37,15 @@ COMMENT ON VIEW snowflake_status IS
 COMMENT ON COLUMN snowflake_status.state IS 'ready, or one word for what is the matter';
 COMMENT ON COLUMN snowflake_status.reason IS 'what is the matter, in words; null if nothing is';
 COMMENT ON COLUMN snowflake_status.hint IS 'what to do about it';
-COMMENT ON COLUMN snowflake_status.worker_id IS 'the number that ids are made with; null before there is a window, unless ready';
-COMMENT ON COLUMN snowflake_status.datacenter_id IS 'the upper part of that number, where the layout has it';
-COMMENT ON COLUMN snowflake_status.leased_until IS 'the end of the lease of that number; null where it is set by hand';
+COMMENT ON COLUMN snowflake_status.worker_id IS 'the worker id that ids are generated with; null before there is a window, unless ready';
+COMMENT ON COLUMN snowflake_status.datacenter_id IS 'the upper part of that worker id, where the layout has it';
+COMMENT ON COLUMN snowflake_status.leased_until IS 'the end of the lease of that worker id; null where it is set by hand';
 COMMENT ON COLUMN snowflake_status.registry_trouble IS 'why the registry does not answer, or does not as wished; null if nothing is the matter';
 COMMENT ON COLUMN snowflake_status.registry_trouble_since IS 'since when';
 COMMENT ON COLUMN snowflake_status.node IS 'this node''s name in snowflake_id_node.high_water_marks';
-COMMENT ON COLUMN snowflake_status.conflict IS 'the node whose record has the same number; null if there is none';
+COMMENT ON COLUMN snowflake_status.conflict IS 'the node whose record has the same worker id; null if there is none';
 COMMENT ON COLUMN snowflake_status.issued_until IS 'the time of the next id, if the clock has not passed it';
-COMMENT ON COLUMN snowflake_status.reserved_until IS 'the end of the window: no id of this time or later can be made yet';
+COMMENT ON COLUMN snowflake_status.reserved_until IS 'the end of the window: no id of this time or later can be generated yet';
 COMMENT ON COLUMN snowflake_status.clock IS 'the wall clock';
 COMMENT ON COLUMN snowflake_status.clock_jump IS 'how far it jumped forward and is not believed';
 COMMENT ON COLUMN snowflake_status.clock_error IS 'how wrong it can be, as the kernel estimates; null where the kernel may not be asked';
@@ -69,14 +69,14 @@ VOLATILE STRICT PARALLEL RESTRICTED
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_drain_wrapper';
 
 COMMENT ON FUNCTION snowflake_drain() IS
-'ends the making of ids on this node, also after a restart, until snowflake_resume()';
+'ends the generation of ids on this node, also after a restart, until snowflake_resume()';
 
 CREATE FUNCTION snowflake_resume() RETURNS void
 VOLATILE STRICT PARALLEL RESTRICTED
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_resume_wrapper';
 
 COMMENT ON FUNCTION snowflake_resume() IS
-'lets a node that was drained make ids again';
+'lets a node that was drained generate ids again';
 
 CREATE FUNCTION snowflake_release_worker_id() RETURNS void
 VOLATILE STRICT PARALLEL RESTRICTED

@@ -31,4 +31,4 @@ RETURN id OPERATOR(pg_catalog.>=) snowflake_lower_bound("from")
     AND id OPERATOR(pg_catalog.<) snowflake_lower_bound(until);
 
 COMMENT ON FUNCTION snowflake_between(bigint, timestamptz, timestamptz) IS
-'whether an id was made at or after the first time and, if there is one, before the second; an index on the id and partitions by it serve the search';
+'whether an id was generated at or after the first time and, if there is one, before the second; an index on the id and partitions by it serve the search';

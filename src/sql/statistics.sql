@@ -62,12 +62,12 @@ FROM snowflake_counters() AS c, snowflake_status AS s;
 
 COMMENT ON VIEW pg_stat_snowflake IS
 'what this node has counted since the last reset, and how it stands: one row';
-COMMENT ON COLUMN pg_stat_snowflake.ids IS 'ids made';
-COMMENT ON COLUMN pg_stat_snowflake.calls IS 'calls that were to make ids';
+COMMENT ON COLUMN pg_stat_snowflake.ids IS 'ids generated';
+COMMENT ON COLUMN pg_stat_snowflake.calls IS 'calls that were to generate ids';
 COMMENT ON COLUMN pg_stat_snowflake.batches IS 'of these, calls for batches';
 COMMENT ON COLUMN pg_stat_snowflake.blocks IS 'blocks that sessions have claimed, see snowflake_id.backend_block';
-COMMENT ON COLUMN pg_stat_snowflake.dropped IS 'ids of blocks that were never made';
-COMMENT ON COLUMN pg_stat_snowflake.ticks_exhausted IS 'waits for the next tick, because all ids of one were made';
+COMMENT ON COLUMN pg_stat_snowflake.dropped IS 'ids of blocks that were never generated';
+COMMENT ON COLUMN pg_stat_snowflake.ticks_exhausted IS 'waits for the next tick, because all ids of one were generated';
 COMMENT ON COLUMN pg_stat_snowflake.waits IS 'claims that found no id at once, for whatever reason; a batch can claim once in each tick';
 COMMENT ON COLUMN pg_stat_snowflake.wait_time IS 'how long these took together: milliseconds';
 COMMENT ON COLUMN pg_stat_snowflake.wait_p50 IS 'half of them took no longer than this: milliseconds, rounded up to a power of two microseconds';
@@ -90,11 +90,11 @@ COMMENT ON COLUMN pg_stat_snowflake.lease_failures IS 'calls to the registry tha
 COMMENT ON COLUMN pg_stat_snowflake.worker_id_changes IS 'changes of the worker id while the server ran';
 COMMENT ON COLUMN pg_stat_snowflake.samples IS 'ids sampled for snowflake_samples, see snowflake_id.sample_rate';
 COMMENT ON COLUMN pg_stat_snowflake.samples_dropped IS 'of these, how many were not written down';
-COMMENT ON COLUMN pg_stat_snowflake.ids_per_second IS 'ids made per second, over the last second or so; null if the keeper does not measure it';
+COMMENT ON COLUMN pg_stat_snowflake.ids_per_second IS 'ids generated per second, over the last second or so; null if the keeper does not measure it';
 COMMENT ON COLUMN pg_stat_snowflake.ceiling IS 'ids per second that the layout can hold';
-COMMENT ON COLUMN pg_stat_snowflake.ceiling_used IS 'the share of that which is made: 0 to 1, more if ids run ahead of the clock';
+COMMENT ON COLUMN pg_stat_snowflake.ceiling_used IS 'the share of that which is generated: 0 to 1, more if ids run ahead of the clock';
 COMMENT ON COLUMN pg_stat_snowflake.ahead IS 'how far ids run ahead of the clock';
-COMMENT ON COLUMN pg_stat_snowflake.window_left IS 'how long the window still lasts from where ids are now; it is renewed while ids are made';
+COMMENT ON COLUMN pg_stat_snowflake.window_left IS 'how long the window still lasts from where ids are now; it is renewed while ids are generated';
 COMMENT ON COLUMN pg_stat_snowflake.lease_left IS 'how long the lease of the worker id still lasts; null where it is set by hand';
 COMMENT ON COLUMN pg_stat_snowflake.clock_error IS 'how wrong the clock can be, as the kernel estimates; null where it may not be asked';
 COMMENT ON COLUMN pg_stat_snowflake.years_left IS 'until the last tick of the layout';
@@ -129,17 +129,17 @@ FROM snowflake_session_counters() AS c JOIN pg_catalog.pg_stat_activity AS a
     ON a.pid OPERATOR(pg_catalog.=) c.pid;
 
 COMMENT ON VIEW pg_stat_snowflake_backends IS
-'what each session that has made ids has counted since it began; a reset changes nothing of it';
+'what each session that has generated ids has counted since it began; a reset changes nothing of it';
 COMMENT ON COLUMN pg_stat_snowflake_backends.pid IS 'the session''s process';
 COMMENT ON COLUMN pg_stat_snowflake_backends.datname IS 'its database';
 COMMENT ON COLUMN pg_stat_snowflake_backends.usename IS 'its role';
 COMMENT ON COLUMN pg_stat_snowflake_backends.application_name IS 'its application';
 COMMENT ON COLUMN pg_stat_snowflake_backends.backend_start IS 'when it connected';
-COMMENT ON COLUMN pg_stat_snowflake_backends.ids IS 'ids made';
-COMMENT ON COLUMN pg_stat_snowflake_backends.calls IS 'calls that were to make ids';
+COMMENT ON COLUMN pg_stat_snowflake_backends.ids IS 'ids generated';
+COMMENT ON COLUMN pg_stat_snowflake_backends.calls IS 'calls that were to generate ids';
 COMMENT ON COLUMN pg_stat_snowflake_backends.batches IS 'of these, calls for batches';
 COMMENT ON COLUMN pg_stat_snowflake_backends.blocks IS 'blocks that it has claimed';
-COMMENT ON COLUMN pg_stat_snowflake_backends.dropped IS 'ids of blocks that were never made';
+COMMENT ON COLUMN pg_stat_snowflake_backends.dropped IS 'ids of blocks that were never generated';
 COMMENT ON COLUMN pg_stat_snowflake_backends.ticks_exhausted IS 'waits for the next tick';
 COMMENT ON COLUMN pg_stat_snowflake_backends.waits IS 'claims that found no id at once';
 COMMENT ON COLUMN pg_stat_snowflake_backends.wait_time IS 'how long these took together: milliseconds';

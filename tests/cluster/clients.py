@@ -22,7 +22,7 @@ STATEMENTS = [
     *["COPY (SELECT * FROM snowflake_batch(5000)) TO STDOUT;"] * 3,
 ]
 
-# The clocks of two processes are compared, and an id's tick begins up to 1 ms before the id is made.
+# The clocks of two processes are compared, and an id's tick begins up to 1 ms before the id is generated.
 TICK = 0.001
 
 Run = collections.namedtuple("Run", "round client ids")

@@ -19,7 +19,7 @@ def copies(installation):
 
 @pytest.fixture
 def made(clock_server, connect):
-    """A connection to a server under a movable clock, which has just made an id."""
+    """A connection to a server under a movable clock, which has just generated an id."""
     connection = connect(clock_server)
     connection.execute("CREATE EXTENSION snowflake_id")
     next_id(connection)

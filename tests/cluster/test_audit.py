@@ -566,7 +566,7 @@ def test_ahead_of_the_clock(start_server, connect):
 
 
 def test_the_clock_was_set_back(clock_server, made):
-    """Whose ids were made before it."""
+    """Whose ids were generated before it."""
     made.execute("CREATE TABLE items (id bigint)")
     made.execute("INSERT INTO items SELECT snowflake_nextval()")
     clock_server.clock.offset(-3600)

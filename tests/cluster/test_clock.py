@@ -25,7 +25,7 @@ def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):
         "Ids flow again by themselves when the clock has caught up. Check the machine's time synchronisation (NTP); "
         "SELECT * FROM snowflake_layout() shows the epoch."
     )
-    # Every way to make ids says the same; reading them goes on.
+    # Every way to generate ids says the same; reading them goes on.
     for query in "SELECT snowflake_batch(1)", "SELECT snowflake_batch_array(1)":
         with pytest.raises(psycopg.Error) as caught:
             made.execute(query)
@@ -86,7 +86,7 @@ def test_an_epoch_in_the_future(start_server, connect):
         diag = caught.value.diag
         assert diag.sqlstate == "58000"
         assert re.fullmatch(r"the clock is \d+(\.\d+)? d behind this node's snowflake ids", diag.message_primary)
-        assert re.search(r"ids can be made again from 2100-01-01 00:00:00(\.\d+)?\+00 on", diag.message_detail)
+        assert re.search(r"ids can be generated again from 2100-01-01 00:00:00(\.\d+)?\+00 on", diag.message_detail)
     assert connection.execute("SELECT state FROM snowflake_status").fetchone() == ("clock_behind",)
 
 

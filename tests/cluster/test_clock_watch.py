@@ -33,7 +33,7 @@ def assert_jumped(connection):
 
 
 def assert_made_now(connection, above, offset=0):
-    """An id is made without an error, is greater than those before, and carries the time of its making."""
+    """An id is generated without an error, is greater than those before, and carries the time at which it was generated."""
     before = time.time() + offset
     number = next_id(connection)
     assert number > above

@@ -1,4 +1,4 @@
-"""How the server starts, or does not, with which settings; and where ids cannot be made."""
+"""How the server starts, or does not, with which settings; and where ids cannot be generated."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from throwaway import PROJECT, Server, ServerError
 
 NOT_PRELOADED = (
     "55000",
-    "snowflake ids can be made only if snowflake_id is preloaded",
+    "snowflake ids can be generated only if snowflake_id is preloaded",
     "The ids of a node come from its shared memory. Reading ids works without.",
 )
 START_HINT = (
@@ -37,7 +37,7 @@ def told(diag):
 
 
 def test_not_preloaded(start_server, connect):
-    """Making ids says what to do; reading them works, with the configured layout."""
+    """Generating ids says what to do; reading them works, with the configured layout."""
     server = start_server(postgres={"shared_preload_libraries": ""}, layout="twitter")
     connection = connect(server)
     connection.execute("CREATE EXTENSION snowflake_id")
@@ -138,7 +138,7 @@ def test_not_preloaded_with_a_bad_layout(start_server, connect):
     ],
 )
 def test_the_server_does_not_start_with_nonsense(installation, settings, parameter, value, detail):
-    """It would make ids of another layout, or of another node, than the ones asked for."""
+    """It would generate ids of another layout, or of another node, than the ones asked for."""
     names = {f"snowflake_id.{name}": setting for name, setting in {"worker_id": 1, **settings}.items()}
     server = Server(installation, names)
     with pytest.raises(ServerError):
@@ -156,7 +156,7 @@ def test_no_worker_id(start_server, connect):
         "55000",
         "this node has no worker id",
         'snowflake_id.worker_id is not set. Layout "default" takes 0 to 1023.',
-        "Give every node a number of its own: ALTER SYSTEM SET snowflake_id.worker_id = 1; SELECT pg_reload_conf(); Or set snowflake_id.registry, to have it leased.",
+        "Give every node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = 1; SELECT pg_reload_conf(); Or set snowflake_id.registry, to have it leased.",
     )
     # The hint's statements, as they stand there.
     connection.execute("ALTER SYSTEM SET snowflake_id.worker_id = 1")
@@ -246,7 +246,7 @@ def test_a_standby_reads_but_makes_no_ids(installation, start_server, connect):
         connection = connect(standby)
         assert refused(connection, "SELECT snowflake_nextval()") == (
             "25006",
-            "cannot make snowflake ids during recovery",
+            "cannot generate snowflake ids during recovery",
             "This server is a standby.",
             "Insert on the primary. Reading ids works on a standby.",
         )

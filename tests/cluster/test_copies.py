@@ -228,7 +228,7 @@ def test_dump_and_restore_elsewhere(start_server, copies, connect, options):
 
 @pytest.mark.parametrize("lease", ["older", "newer"])
 def test_restore_into_a_node_that_runs(start_server, copies, connect, lease):
-    """A record that arrives when ids have been made already is heeded from the next window on."""
+    """A record that arrives when ids have been generated already is heeded from the next window on."""
     source = start_server(**AHEAD)
     source.psql(SCHEMA)
     target = copies.adopt(source, data="initdb").start()

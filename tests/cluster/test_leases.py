@@ -46,7 +46,7 @@ STEADY = "SELECT snowflake_nextval() FROM pg_sleep(0.001)"
 CLAIMED = "this node's lease of a worker id is not valid yet"
 ENDED = "this node's lease of a worker id has ended"
 NO_LEASE = "this node has no lease of a worker id"
-DRAINED = "this node has been drained: it makes no snowflake ids"
+DRAINED = "this node has been drained: it generates no snowflake ids"
 TWO_SOURCES = "this node has both a worker id and a registry to lease one from"
 TAKEN = "all worker ids from {0} to {1} are taken, {2} of them by nodes that are alive"
 ALIVE = TAKEN.format(7, 7, 1)
@@ -249,7 +249,7 @@ def test_one_host_is_silent(registry, place, start_node):
 
 
 def test_a_partition(registry, place, proxy, start_node):
-    """A node that is cut off makes ids to its lease's end; from there on another node has its number."""
+    """A node that is cut off generates ids to its lease's end; from there on another node has its number."""
     address = registry.address(place)
     only = {"lease_duration": "2s", "worker_id_range": "7-7"}
     one = start_node(registry.address(place, port=proxy.port), **only)
@@ -318,7 +318,7 @@ def test_the_number_comes_back(start_registry, start_node, copies):
         proxy.heal()
         # Without asking for an id: it would be above them all.
         eventually(lambda: (row := one.status()).state == "ready" and row.leased_until > end)
-        # To when the other one made its ids.
+        # To when the other one generated its ids.
         clock.offset(seconds(others[0]) - time.time())
         with load(one) as (ids,):
             ids.wait_for(300)
@@ -538,7 +538,7 @@ def test_a_registry_goes_back_to_before_a_clean_stop(start_registry, start_node)
 
 @pytest.mark.parametrize("name", ["another", "its own"])
 def test_another_node_uses_the_number(start_registry, start_node, name):
-    """A node that finds that out makes not one more id with it. By its own name, it is a clone that runs beside it."""
+    """A node that finds that out generates not one more id with it. By its own name, it is a clone that runs beside it."""
     address = start_registry(PostgresRegistry).address("here")
     node = start_node(address, heartbeat="1s")
     number = node.number()
@@ -688,7 +688,7 @@ def test_a_clean_stop(registry, place, start_node):
 
 
 def test_release(registry, place, start_node, connect):
-    """A number is exchanged for another one, and is at once free; also if no id has been made with it."""
+    """A number is exchanged for another one, and is at once free; also if no id has been generated with it."""
     address = registry.address(place)
     one = start_node(address, worker_id_range="0-3")
     # Its number lies idle.
@@ -791,7 +791,7 @@ def test_a_leased_number_that_is_set_by_hand(start_registry, start_node):
 
 
 def test_rotation_of_an_idle_node(start_registry, start_node):
-    """Numbers are given back also if no id has been made with them."""
+    """Numbers are given back also if no id has been generated with them."""
     address = start_registry(Etcd).address("here")
     node = start_node(address, wait=False, worker_id_range="10-10")
     node.state("ready")
@@ -839,7 +839,7 @@ def test_drained(start_registry, start_node, source):
                 node.state("drained")
             diag = node.refused("drained")
             assert (diag.sqlstate, diag.message_primary) == ("55000", DRAINED)
-            assert diag.message_hint == "To let it make ids again: SELECT snowflake_resume();"
+            assert diag.message_hint == "To let it generate ids again: SELECT snowflake_resume();"
             if address:
                 # What is refused now is not done later.
                 diag = refusal(node.connection, "SELECT snowflake_release_worker_id()")

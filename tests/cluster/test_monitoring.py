@@ -427,7 +427,7 @@ def shared_worker_ids(*servers):
 
 
 def flows(connection):
-    """Whether an id is made, after a start."""
+    """Whether an id is generated, after a start."""
     try:
         return next_id(connection)
     except psycopg.errors.LockNotAvailable:
@@ -505,12 +505,12 @@ def test_the_dashboard(start_registry, start_server, connect, watch):
     # A server that is down is not shown as what was read of it last, but as one that is not read.
     server.stop()
     by_title = {panel["title"]: grafana(panel["targets"][0]["expr"]) for panel in DASHBOARD["panels"] if "targets" in panel}
-    eventually(lambda: not watched.query(by_title["Ids are made"]) and not watched.query(by_title["Nodes"]), "nothing is known")
+    eventually(lambda: not watched.query(by_title["Ids are generated"]) and not watched.query(by_title["Nodes"]), "nothing is known")
     eventually(lambda: [value for _, value in watched.query(by_title["Metrics are read"])] == [1, 1], "missing metrics")
 
 
 def test_a_standby(start_server, copies, connect, watch, kernel_clock):
-    """It makes no ids, refuses them, has what its primary's audits found: no reason for any alert."""
+    """It generates no ids, refuses them, has what its primary's audits found: no reason for any alert."""
     env, _ = kernel_clock
     server = start_server(postgres=REPLICATION, server_options={"env": env})
     server.psql(SETUP)

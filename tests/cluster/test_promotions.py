@@ -44,7 +44,7 @@ def verdict(before, after, what):
 
 
 def node(start_server, connect, **settings):
-    """A server that has not made an id, and has no record; and a session in it."""
+    """A server that has not generated an id, and has no record; and a session in it."""
     server = start_server(**WIDTHS, **settings, on_copy="refuse")
     server.psql("CREATE EXTENSION snowflake_id")
     connection = connect(server)

@@ -15,7 +15,7 @@ HOURS = 20 * 3600
 
 @pytest.fixture(params=["by hand", "leased"])
 def node(request, installation, clock_server, start_registry):
-    """A server under a movable clock, which has its number in this way; it has made an id."""
+    """A server under a movable clock, which has its number in this way; it has generated an id."""
     if installation.lacks("pg_stat_statements"):
         pytest.skip("this server has no pg_stat_statements")
     server = clock_server
@@ -36,7 +36,7 @@ def state(server):
 
 
 def of_now(server):
-    """Whether an id is made, and with the time of the clock."""
+    """Whether an id is generated, and with the time of the clock."""
     return server.psql("SELECT clock_timestamp() - snowflake_timestamp(snowflake_nextval()) BETWEEN '-1 h' AND '1 h'") == "t"
 
 

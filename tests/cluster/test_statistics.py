@@ -33,7 +33,7 @@ def pid(connection):
 
 @pytest.fixture
 def node(start_server, connect):
-    """A connection to a server of the test's own that has made no id."""
+    """A connection to a server of the test's own that has generated no id."""
     connection = connect(start_server())
     connection.execute(SETUP)
     return connection

@@ -191,7 +191,7 @@ def node(installation):
 
 
 def stops(connection):
-    """Make ids until there are no more: the last one, and the error."""
+    """Generate ids until there are no more: the last one, and the error."""
     last = 0
 
     def once():

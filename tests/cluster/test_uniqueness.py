@@ -97,7 +97,7 @@ def test_eight_sessions_in_two_databases(start_server, connect, tmp_path, block)
 
 
 def test_a_reload_rotates_the_worker_id(start_server, connect):
-    """While sessions make ids, the number changes without an error and without a duplicate."""
+    """While sessions generate ids, the number changes without an error and without a duplicate."""
     server = start_server()
     connect(server).execute("CREATE EXTENSION snowflake_id")
     stop = threading.Event()

@@ -4,7 +4,7 @@
 /// machine was started. Their difference, the moment of that start as the wall clock
 /// has it, changes only when the wall clock is set.
 ///
-/// Only jumps forward are dangerous to the high-water mark: what follows one makes ids
+/// Only jumps forward are dangerous to the high-water mark: what follows one generates ids
 /// of a time that may not have come. So the watch holds the *latest* moment of start that
 /// it has come to trust, and a clock that is set back and put right again is no jump.
 #[derive(Clone, Copy, Debug)]

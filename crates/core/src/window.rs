@@ -43,7 +43,7 @@ pub struct Record {
     pub data_directory: String,
     /// The lease of the number, where it is one from a registry.
     pub lease: Option<KeptLease>,
-    /// Whether the node is to make no ids until it is told otherwise.
+    /// Whether the node is to generate no ids until it is told otherwise.
     pub drained: bool,
 }
 
@@ -281,7 +281,7 @@ fn descends(records: &[Record], identity: &Identity<'_>, is_leased: bool) -> boo
     !is_first || !is_leased && others().any(|record| !identity.is_own(record))
 }
 
-/// A node that makes ids.
+/// A node that generates ids.
 #[derive(Clone, Debug)]
 pub struct Running<'a> {
     /// When its lease began, in microseconds since the Unix epoch.
@@ -296,7 +296,7 @@ pub struct Running<'a> {
 ///
 /// It must begin anew above a record that has come with restored data: one of a node that it
 /// did not know, one that is older than its lease, or one of its own that it did not write.
-/// A node with the same number that goes on making ids is a conflict, and puts it off once.
+/// A node with the same number that goes on generating ids is a conflict, and puts it off once.
 pub fn late_mark(records: &[Record], identity: &Identity<'_>, running: &Running<'_>) -> u64 {
     let Identity { number, layout, .. } = *identity;
     let Running { since, known, written } = *running;
@@ -320,7 +320,7 @@ pub fn conflict<'a>(records: &'a [Record], identity: &Identity<'_>) -> Option<Co
         .map(|record| Conflict { record, copy: record.node.cluster == node.cluster })
         // A member of the family with an older timeline is the primary before a promotion.
         .filter(|conflict| !conflict.copy || conflict.record.timeline >= timeline)
-        // Not by time: of two that make ids, now one is the latest and now the other.
+        // Not by time: of two that generate ids, now one is the latest and now the other.
         .max_by_key(|conflict| (conflict.copy, conflict.record.node.to_string()))
 }
 

@@ -188,7 +188,7 @@ impl Holder {
         self.commands.is_closed()
     }
 
-    /// Gives the lease back, of which no id from `until` on has been made or will be; nobody
+    /// Gives the lease back, of which no id from `until` on has been generated or will be; nobody
     /// takes the number before that. Waits for so long at most.
     pub fn release(&self, until: i64, at_most: Duration) -> Result<(), Error> {
         let (done, answer) = std_mpsc::channel();
@@ -210,7 +210,7 @@ impl Holder {
         let _ = self.commands.send(Command::Release { until, done: Box::new(done) });
     }
 
-    /// Gives the number back, of which no id from `last` on has been made or will be, and
+    /// Gives the number back, of which no id from `last` on has been generated or will be, and
     /// takes another one.
     pub fn another(&mut self, last: i64) {
         self.exchanges += 1;

@@ -7,7 +7,7 @@
 //! knows again. So that this is soon enough, whoever takes a number that was not its own a
 //! moment ago first only *claims* it, and waits for as long as a heartbeat may take; a holder
 //! with an older right overwrites the claim ([`judge`]), and the newcomer takes another
-//! number. The waiting newcomer makes no ids.
+//! number. The waiting newcomer generates no ids.
 //!
 //! A node that was stopped and comes back need not wait if it can show, by what it kept on its own
 //! disk, that its lease has not ended: nobody can have taken the number meanwhile, whatever
@@ -184,7 +184,7 @@ pub async fn keep(
     Err(not_kept())
 }
 
-/// Gives back the number of the record with a nonce; no id of it is made any more. Nobody takes
+/// Gives back the number of the record with a nonce; no id of it is generated any more. Nobody takes
 /// it before `until`, which counts only from the record's floor on.
 pub async fn release(
     store: &mut impl Store,
@@ -275,7 +275,7 @@ fn read(
 /// The record of the lease that the node had last: the one that it kept, or one that it wrote
 /// later, as after a crash in the middle of taking one up; or its claim that got no answer.
 ///
-/// By its name alone, only one by which no id can be made any more: a clone may have the name.
+/// By its name alone, only one by which no id can be generated any more: a clone may have the name.
 fn own<'a>(
     entries: &'a [(Entry, Record)],
     taker: &Taker,

@@ -33,9 +33,9 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It waits for others to object, and makes no ids.
+    /// It waits for others to object, and generates no ids.
     Claimed,
-    /// It makes ids.
+    /// It generates ids.
     Held,
     /// It makes no more.
     Released,

@@ -217,7 +217,7 @@ fn a_claim_ends_with_its_holder() {
     drop(holder);
     wait(|| (record(&memory, 0)?.state == State::Released).then_some(()));
     assert_eq!(record(&memory, 0).unwrap().until, NOW);
-    // A lease does not: ids may be made with it until its end.
+    // A lease does not: ids may be generated with it until its end.
     let holder = clock.holder(&memory, taker("b", 0));
     let lease = held(&holder);
     drop(holder);

@@ -32,8 +32,8 @@ COMMENT ON TABLE snowflake_id_node.audits IS
 COMMENT ON COLUMN snowflake_id_node.audits.relation IS 'the table';
 COMMENT ON COLUMN snowflake_id_node.audits.column_name IS 'the column';
 COMMENT ON COLUMN snowflake_id_node.audits.finding IS 'rows, duplicate, ahead_of_clock, before_epoch, not_of_layout, foreign_worker, unknown_worker, inversion or worker';
-COMMENT ON COLUMN snowflake_id_node.audits.datacenter_id IS 'for finding worker: upper part of the number';
-COMMENT ON COLUMN snowflake_id_node.audits.worker_id IS 'for finding worker: the number';
+COMMENT ON COLUMN snowflake_id_node.audits.datacenter_id IS 'for finding worker: upper part of the worker id';
+COMMENT ON COLUMN snowflake_id_node.audits.worker_id IS 'for finding worker: the worker id';
 COMMENT ON COLUMN snowflake_id_node.audits.count IS 'how many rows';
 COMMENT ON COLUMN snowflake_id_node.audits.examples IS 'up to ten of their ids; for finding worker the first and the last';
 COMMENT ON COLUMN snowflake_id_node.audits.since IS 'only ids since then were looked at; null for all';

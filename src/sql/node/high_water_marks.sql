@@ -1,4 +1,4 @@
--- What this node, and perhaps others, have reserved: durable before the first id is made from it.
+-- What this node, and perhaps others, have reserved: durable before the first id is generated from it.
 -- Used in the keeper's database (snowflake_id.database) only. Rows of other nodes can come to
 -- stand here, by a restored dump or by logical replication; that does no harm.
 --
@@ -29,8 +29,8 @@ COMMENT ON TABLE snowflake_id_node.high_water_marks IS
 'the keeper''s record of what was reserved, one row per node; written by the keeper alone';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.node IS 'system identifier of the cluster, and fingerprint of the data directory on its machine';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.reserved_until IS 'as an id of the layout: neither it nor a greater one has been made by the node';
-COMMENT ON COLUMN snowflake_id_node.high_water_marks.datacenter_id IS 'the number for which it was reserved, upper part';
-COMMENT ON COLUMN snowflake_id_node.high_water_marks.worker_id IS 'the number for which it was reserved';
+COMMENT ON COLUMN snowflake_id_node.high_water_marks.datacenter_id IS 'the worker id for which it was reserved, upper part';
+COMMENT ON COLUMN snowflake_id_node.high_water_marks.worker_id IS 'the worker id for which it was reserved';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.layout IS 'the layout of reserved_until';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.epoch IS 'its epoch';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.timeline IS 'the cluster''s timeline when it was written';
@@ -39,9 +39,9 @@ COMMENT ON COLUMN snowflake_id_node.high_water_marks.boot_id IS 'the kernel''s n
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.booted_at IS 'when that run began, by the clock that was trusted';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.host IS 'the node''s host, for people';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.data_directory IS 'the node''s data directory, for people';
-COMMENT ON COLUMN snowflake_id_node.high_water_marks.lease IS 'by what the registry knows the lease of the number; null where the number was set by hand';
+COMMENT ON COLUMN snowflake_id_node.high_water_marks.lease IS 'by what the registry knows the lease of the worker id; null where the worker id was set by hand';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.lease_until IS 'the lease''s end, or an earlier one';
-COMMENT ON COLUMN snowflake_id_node.high_water_marks.drained IS 'whether the node is to make no ids, see snowflake_drain()';
+COMMENT ON COLUMN snowflake_id_node.high_water_marks.drained IS 'whether the node is to generate no ids, see snowflake_drain()';
 COMMENT ON COLUMN snowflake_id_node.high_water_marks.max_ahead IS 'how far ids were allowed to run ahead of the clock then, in microseconds';
 
 -- A dump carries the marks along: who restores it does not fall behind what was made.

@@ -38,7 +38,7 @@ SET search_path = pg_catalog, pg_temp
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_registry_read_wrapper';
 
 COMMENT ON FUNCTION snowflake_id_node.registry_read(bigint) IS
-'for nodes: the lease of one number, or all leases';
+'for nodes: the lease of one worker id, or all leases';
 
 CREATE FUNCTION snowflake_id_node.registry_write(of_number bigint, revision_read bigint, record text)
 RETURNS boolean
@@ -56,7 +56,7 @@ SET search_path = pg_catalog, pg_temp
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_registry_announce_wrapper';
 
 COMMENT ON FUNCTION snowflake_id_node.registry_announce(bigint, double precision) IS
-'for nodes: says that the holder of a number is alive, for so long';
+'for nodes: says that the holder of a worker id is alive, for so long';
 
 CREATE VIEW snowflake_id_node.leases AS
 SELECT
@@ -77,8 +77,8 @@ COMMENT ON VIEW snowflake_id_node.leases IS
 'who has which worker id, where this database is the registry';
 COMMENT ON COLUMN snowflake_id_node.leases.number IS 'the worker id, or datacenter and worker id as one number';
 COMMENT ON COLUMN snowflake_id_node.leases.state IS 'held; claimed, while others may object; silent, if the holder has not been heard of; released';
-COMMENT ON COLUMN snowflake_id_node.leases.valid_from IS 'the holder makes no ids of an earlier time';
-COMMENT ON COLUMN snowflake_id_node.leases.valid_until IS 'nor of this time or later; another node can take the number from then on';
+COMMENT ON COLUMN snowflake_id_node.leases.valid_from IS 'the holder generates no ids of an earlier time';
+COMMENT ON COLUMN snowflake_id_node.leases.valid_until IS 'nor of this time or later; another node can take the worker id from then on';
 COMMENT ON COLUMN snowflake_id_node.leases.node IS 'the holder''s name, see snowflake_status';
 COMMENT ON COLUMN snowflake_id_node.leases.host IS 'the holder''s host';
 COMMENT ON COLUMN snowflake_id_node.leases.updated_at IS 'when the lease was renewed last, by the holder''s clock';

@@ -17,7 +17,7 @@ ALTER TABLE snowflake_id_node.samples ENABLE REPLICA TRIGGER skip_replicated;
 COMMENT ON TABLE snowflake_id_node.samples IS
 'ids of this node, of which snowflake_id.sample_rate says how many; written by the keeper alone, in its database';
 COMMENT ON COLUMN snowflake_id_node.samples.id IS 'the id';
-COMMENT ON COLUMN snowflake_id_node.samples.sampled_at IS 'when it was made, by the node''s clock';
+COMMENT ON COLUMN snowflake_id_node.samples.sampled_at IS 'when it was generated, by the node''s clock';
 COMMENT ON COLUMN snowflake_id_node.samples.pid IS 'the process of the session that had it made';
 COMMENT ON COLUMN snowflake_id_node.samples.datname IS 'the session''s database';
 COMMENT ON COLUMN snowflake_id_node.samples.usename IS 'the session''s role';

@@ -1,4 +1,4 @@
--- Making ids. The server has worker id 1 and the default layout.
+-- Generating ids. The server has worker id 1 and the default layout.
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 SHOW snowflake_id.worker_id;
@@ -10,7 +10,7 @@ SELECT count(*), count(DISTINCT id), bool_and(id > before) AS increasing
 FROM (SELECT id, lag(id, 1, 0) OVER (ORDER BY n) AS before FROM events) AS ordered;
 INSERT INTO events (n) VALUES (0) RETURNING id = snowflake_lastval() AS is_last;
 
--- The id says when and where it was made.
+-- The id says when and where it was generated.
 SELECT clock_timestamp() AS before \gset
 SELECT snowflake_nextval() AS id \gset
 SELECT clock_timestamp() AS after \gset

@@ -6,7 +6,7 @@ CREATE TABLE things (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), name tex
 GRANT INSERT, SELECT ON things TO snowflake_user;
 SET ROLE snowflake_user;
 
--- Make and read ids.
+-- Generate and read ids.
 INSERT INTO things (name) VALUES ('a'), ('b');
 SELECT count(*) FROM things WHERE snowflake_between(id, now() - interval '1 hour', now() + interval '1 hour');
 SELECT count(*) FROM snowflake_batch(10);
