@@ -70,6 +70,7 @@ pub(crate) enum Error {
     TimeOutOfRange { time: TimestampWithTimeZone, layout: Layout },
     NotATimestamp,
     NotAnId { id: i64 },
+    FloorTooFar { id: i64, ahead: Option<u64>, max: u64, layout: Layout },
     AuditNull,
     AuditNotKept,
     NoColumn { column: String, relation: String },
@@ -518,6 +519,22 @@ impl Error {
                 format!("{id} is not a snowflake id"),
                 "Snowflake ids are never negative.",
                 "",
+            ),
+            Self::FloorTooFar { id, ahead, max, layout } => Text::new(
+                Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+                format!("{id} is too far ahead of the clock for a floor"),
+                ahead.map_or_else(
+                    || format!("Layout {} has no greater id.", name(layout)),
+                    |ahead| {
+                        format!(
+                            "In layout {} it is {} ahead; up to {} is allowed (snowflake_id.max_clock_jump, or a day).",
+                            name(layout),
+                            duration(ahead),
+                            duration(*max),
+                        )
+                    },
+                ),
+                "No id could be generated until then, and a floor cannot be taken back. Look for the greatest id that the layout in force can have generated: SELECT * FROM snowflake_decode(id);",
             ),
             Self::AuditNull => Text::new(
                 Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -187,6 +187,7 @@ USES = """
     SELECT snowflake_accept_clock();
     SELECT snowflake_drain();
     SELECT snowflake_resume();
+    SELECT snowflake_set_floor(1);
     SELECT * FROM snowflake_audit('orders'::regclass, 'id'::name, 'at'::name, NULL::text, NULL::timestamptz, 1::float8, '1 s'::interval);
     SELECT * FROM snowflake_id_node.leases;
     SELECT snowflake_id_node.registry_write(1::bigint, NULL::bigint, '{}'::text), snowflake_id_node.registry_write(1::bigint, 1::bigint, '{}'::text);

@@ -11,8 +11,13 @@ use crate::time::{WallClock, from_unix};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use snowflake_core::keeper::{Order, Outcome};
+use snowflake_core::window::floor;
 use snowflake_core::{Clock, Field};
 use std::sync::atomic::Ordering;
+
+/// How far ahead of the clock a floor may be where `snowflake_id.max_clock_jump` is off: a day, in
+/// microseconds.
+const MAX_FLOOR: u64 = 86_400_000_000;
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
@@ -117,6 +122,23 @@ fn snowflake_drain(fcinfo: pg_sys::FunctionCallInfo) {
 fn snowflake_resume(fcinfo: pg_sys::FunctionCallInfo) {
     refuse_database_owner(fcinfo);
     order(keeper(), Order::Resume);
+}
+
+#[pg_extern(sql = false)]
+fn snowflake_set_floor(
+    id: Option<i64>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Option<TimestampWithTimeZone> {
+    refuse_database_owner(fcinfo);
+    let id = id?;
+    let shared = keeper();
+    let layout = settings::layout().or_raise();
+    // Where no jump is too great, a floor is: it cannot be taken back.
+    let max = settings::max_clock_jump().unwrap_or(MAX_FLOOR);
+    let too_far = |ahead| Error::FloorTooFar { id, ahead, max, layout: *layout };
+    let from = floor(layout, id, WallClock.now(), max).map_err(too_far).or_raise();
+    order(shared, Order::SetFloor(id));
+    Some(from_unix(from).map_err(|_| Error::NotATimestamp).or_raise())
 }
 
 /// Has the keeper do something; an error where it cannot, with the reason.

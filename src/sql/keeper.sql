@@ -85,6 +85,13 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_release_worker_id_wrapper';
 COMMENT ON FUNCTION snowflake_release_worker_id() IS
 'gives this node''s leased worker id back to the registry, at once, and leases another one';
 
+CREATE FUNCTION snowflake_set_floor(id bigint) RETURNS timestamptz
+VOLATILE PARALLEL RESTRICTED
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_set_floor_wrapper';
+
+COMMENT ON FUNCTION snowflake_set_floor(bigint) IS
+'has this node generate no id at or below this one, from now on and for good; the time that its ids begin with';
+
 -- Says at once what the keeper lacks, if anything.
 CREATE FUNCTION snowflake_check_keeper() RETURNS void
 VOLATILE LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_check_keeper_wrapper';

@@ -41,6 +41,7 @@ GRANT EXECUTE ON FUNCTION
     snowflake_drain(),
     snowflake_resume(),
     snowflake_release_worker_id(),
+    snowflake_set_floor(bigint),
     pg_stat_snowflake_reset()
 TO pg_database_owner;
 GRANT SELECT ON pg_stat_snowflake, pg_stat_snowflake_backends TO pg_database_owner;

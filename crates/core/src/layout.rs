@@ -392,6 +392,11 @@ impl Layout {
         }
     }
 
+    /// Bits below the time field of a layout that generates.
+    pub(crate) const fn bits_below_time(&self) -> u32 {
+        self.timestamp.shift
+    }
+
     /// Bits of a slot: tick and sequence.
     #[inline]
     pub(crate) const fn slot_bits(&self) -> u32 {

@@ -17,6 +17,8 @@ const KEPT: usize = 16;
 pub struct Orders {
     /// The number of the order, its stage and what it is.
     present: AtomicU64,
+    /// What an order says beside that; written before it can be taken.
+    value: AtomicU64,
     /// What became of the last ones, with their numbers.
     answers: [AtomicU64; KEPT],
 }
@@ -31,16 +33,44 @@ pub struct Given {
 const STAGES: u64 = 0b11 << 4;
 const WAITS: u64 = 0b01 << 4;
 const IS_TAKEN: u64 = 0b10 << 4;
-const ORDERS: [Order; 4] = [Order::AcceptClock, Order::Drain, Order::Resume, Order::Exchange];
+/// It is being written down: nobody takes it yet.
+const IS_GIVEN: u64 = 0b11 << 4;
 const OUTCOMES: [Outcome; 3] = [Outcome::Done, Outcome::Nothing, Outcome::Refused];
 
 const fn number(word: u64) -> u64 {
     word >> 8
 }
 
+/// An order in two words: its kind, in four bits, and what it says beside that.
+const fn words(order: Order) -> (u64, u64) {
+    match order {
+        Order::AcceptClock => (0, 0),
+        Order::Drain => (1, 0),
+        Order::Resume => (2, 0),
+        Order::Exchange => (3, 0),
+        Order::SetFloor(id) => (4, id.cast_unsigned()),
+    }
+}
+
+/// The order of two such words.
+const fn order(kind: u64, value: u64) -> Option<Order> {
+    match kind {
+        0 => Some(Order::AcceptClock),
+        1 => Some(Order::Drain),
+        2 => Some(Order::Resume),
+        3 => Some(Order::Exchange),
+        4 => Some(Order::SetFloor(value.cast_signed())),
+        _ => None,
+    }
+}
+
 impl Default for Orders {
     fn default() -> Self {
-        Self { present: AtomicU64::new(0), answers: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self {
+            present: AtomicU64::new(0),
+            value: AtomicU64::new(0),
+            answers: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
     }
 }
 
@@ -52,10 +82,19 @@ impl Orders {
             return None;
         }
         let number = number(present) + 1;
-        let word = number << 8 | WAITS | order as u64;
-        let given =
-            self.present.compare_exchange(present, word, Ordering::AcqRel, Ordering::Acquire);
-        given.ok().map(|_| Given { number, word })
+        let (kind, value) = words(order);
+        let word = number << 8 | kind;
+        let mine = self.present.compare_exchange(
+            present,
+            word | IS_GIVEN,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        // A process that ends between here and the next store ends the server.
+        mine.ok()?;
+        self.value.store(value, Ordering::Relaxed);
+        self.present.store(word | WAITS, Ordering::Release);
+        Some(Given { number, word: word | WAITS })
     }
 
     /// What became of an order; `None` while nothing has, or when that was long ago.
@@ -81,11 +120,15 @@ impl Orders {
             self.answer(Outcome::Refused);
             return None;
         }
-        let order = ORDERS.get((present & 0xf) as usize).filter(|_| present & STAGES == WAITS)?;
+        if present & STAGES != WAITS {
+            return None;
+        }
         let word = present & !STAGES | IS_TAKEN;
         let taken =
             self.present.compare_exchange(present, word, Ordering::AcqRel, Ordering::Acquire);
-        taken.ok().map(|_| *order)
+        taken.ok()?;
+        // Nobody gives another one before this one is answered.
+        order(present & 0xf, self.value.load(Ordering::Relaxed))
     }
 
     /// What became of the order that was taken.
@@ -132,6 +175,18 @@ mod tests {
         assert_eq!(orders.take(), None);
         assert_eq!(orders.outcome(given), None);
         assert!(orders.give(Order::Exchange).is_some());
+    }
+
+    #[test]
+    fn an_order_arrives_as_it_was_given() {
+        let orders = Orders::default();
+        for order in [Order::SetFloor(i64::MAX), Order::Exchange, Order::SetFloor(7), Order::Drain]
+        {
+            let given = orders.give(order).expect("a free place");
+            assert_eq!(orders.take(), Some(order));
+            orders.answer(Outcome::Done);
+            assert_eq!(orders.outcome(given), Some(Outcome::Done));
+        }
     }
 
     #[test]

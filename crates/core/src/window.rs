@@ -341,6 +341,29 @@ pub fn end(
     next_tick(layout, wanted.min(farthest)).max(layout.first_slot(1))
 }
 
+/// The first slot whose ids, of whatever node, are all above an id: where its tick has ended. It need
+/// not be an id of the layout; then only its time field is looked at. 0 where all ids are above it.
+pub fn above_id(layout: &Layout, id: i64) -> u64 {
+    let Ok(id) = u64::try_from(id) else { return 0 };
+    let shift = layout.bits_below_time();
+    let tick = (id >> shift).saturating_add(1);
+    if tick > layout.max(Field::Timestamp) { layout.last_slot() } else { layout.first_slot(tick) }
+}
+
+/// The first moment, in microseconds since the Unix epoch, of ids that are all above an id; an error
+/// where that is further ahead of the clock than `most`: by so many microseconds, if it is a moment at all.
+pub fn floor(layout: &Layout, id: i64, now: i64, most: u64) -> Result<i64, Option<u64>> {
+    let slot = above_id(layout, id);
+    if slot == layout.last_slot() {
+        return Err(None);
+    }
+    let from = time_of_slot(layout, slot);
+    match u64::try_from(from.saturating_sub(now)) {
+        Ok(ahead) if ahead > most => Err(Some(ahead)),
+        _ => Ok(from),
+    }
+}
+
 /// The exclusive end of what may be issued by a lease that ends at a time.
 pub fn lease_end(layout: &Layout, until: i64) -> u64 {
     match layout.tick_at(until) {

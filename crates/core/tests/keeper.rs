@@ -28,6 +28,11 @@ struct Server {
     lease: Option<(String, Held)>,
     verdict: Option<State>,
     log: Vec<String>,
+    /// What is wanted of it, and what became of the last that was.
+    order: Option<Order>,
+    outcome: Option<Outcome>,
+    /// Whether its disk is full.
+    full: bool,
 }
 
 impl World for Server {
@@ -54,6 +59,9 @@ impl World for Server {
     }
 
     async fn write(&mut self, record: &Record) -> Result<(), Failure> {
+        if self.full {
+            return Err(Failure::Failed("full".to_owned()));
+        }
         self.records = vec![record.clone()];
         Ok(())
     }
@@ -78,10 +86,12 @@ impl World for Server {
     }
 
     fn take_order(&mut self) -> Option<Order> {
-        None
+        self.order.take()
     }
 
-    fn answer_order(&mut self, _outcome: Outcome) {}
+    fn answer_order(&mut self, outcome: Outcome) {
+        self.outcome.get_or_insert(outcome);
+    }
 
     fn trust(&mut self, now: Option<Now>) {
         self.now = now;
@@ -265,4 +275,79 @@ fn a_clock_of_which_nothing_is_known_is_no_bad_one() {
     // But it is to be known.
     node.set(|settings| settings.max_clock_error = Some(1_000_000));
     assert_eq!(node.looks(2), (State::ClockUnknown, lines(&["no ids: clock_unknown"])));
+}
+
+impl Node {
+    /// Has a floor set by the next look: what became of that.
+    fn set_floor(&mut self, id: i64) -> Outcome {
+        self.server().outcome = None;
+        self.server().order = Some(Order::SetFloor(id));
+        self.looks(1);
+        self.server().outcome.unwrap()
+    }
+
+    /// The least id that can be issued from now on, and the mark of the record.
+    fn next_and_mark(&mut self) -> (i64, i64) {
+        let layout = self.layout;
+        let position = self.server().allocator.position(&layout);
+        (layout.id(position.node, position.cursor), self.server().records[0].reserved_until)
+    }
+
+    /// The keeper of a server that has been started again after a crash, with what is on disk.
+    fn crash(mut self) -> Self {
+        let settings = self.server().settings.clone().unwrap();
+        let records = std::mem::take(&mut self.server().records);
+        let server = Server { settings: Some(settings), records, ..Server::default() };
+        let keeper = Keeper::new(server, self.layout, "boot".to_owned());
+        Self { keeper, ..self }
+    }
+}
+
+#[test]
+fn a_floor_holds_for_a_node_that_runs_and_after_a_crash() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    node.looks(2);
+    // Below where its ids are, nothing changes: what has been open goes on.
+    let (next, _) = node.next_and_mark();
+    assert_eq!(node.set_floor(next - 1 - (1 << 22)), Outcome::Done);
+    assert_eq!(node.next_and_mark().0, next);
+    // An id of a node with another worker id, three seconds ahead.
+    let floor = node.layout.lower_bound(node.now + 3 * SECOND) + (900 << 12);
+    assert_eq!(node.set_floor(floor), Outcome::Done);
+    assert_eq!(node.looks(3).0, State::Ready);
+    assert!(node.next_and_mark().0 > floor);
+    // At once after it was ordered, there is a crash.
+    let floor = node.layout.lower_bound(node.now + 3 * SECOND);
+    assert_eq!(node.set_floor(floor), Outcome::Done);
+    assert!(node.next_and_mark().1 > floor);
+    let mut node = node.crash();
+    node.set(|settings| settings.worker_id = Some(3));
+    node.looks(4);
+    assert_eq!(node.issues_with(), Some(3));
+    assert!(node.next_and_mark().0 > floor);
+}
+
+#[test]
+fn a_floor_is_set_before_the_first_id() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    let floor = node.layout.lower_bound(NOW + 5 * SECOND);
+    assert_eq!(node.set_floor(floor), Outcome::Done);
+    assert!(node.next_and_mark().1 > floor);
+    let mut node = node.crash();
+    node.looks(6);
+    assert_eq!(node.issues_with(), Some(5));
+    assert!(node.next_and_mark().0 > floor);
+}
+
+#[test]
+fn a_floor_that_cannot_be_written_is_refused() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    node.looks(2);
+    let floor = node.layout.lower_bound(node.now + 2 * SECOND);
+    node.server().full = true;
+    assert_eq!(node.set_floor(floor), Outcome::Refused);
+    // It waits for what was reserved before, and then cannot go on.
+    assert_eq!(node.looks(4).0, State::CannotReserve);
+    node.server().full = false;
+    assert_eq!(node.looks(4).0, State::Ready);
 }

@@ -4,8 +4,8 @@
 
 use snowflake_core::window::{
     Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start,
-    conflict, end, late_mark, lease_end, patience, remaining, start, time_of_next_tick,
-    time_of_slot, until,
+    above_id, conflict, end, floor, late_mark, lease_end, patience, remaining, start,
+    time_of_next_tick, time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
 
@@ -462,4 +462,32 @@ fn a_jump_is_believed_or_not() {
     assert_eq!(watch.look(days(12), Some(day)), Ok(()));
     assert_eq!(watch.look(days(90), None), Ok(()));
     assert_eq!(watch.booted_at(), days(90));
+}
+
+#[test]
+fn a_floor_is_above_ids_of_all_nodes() {
+    let layout = layout();
+    let id = layout.id(7, layout.first_slot(100) + 4000);
+    let slot = above_id(&layout, id);
+    assert_eq!(slot, layout.first_slot(101));
+    for node in [0, 7, 1023] {
+        assert!(layout.id(node, slot) > layout.max_id(100).unwrap());
+    }
+    assert_eq!((above_id(&layout, -1), above_id(&layout, i64::MIN)), (0, 0));
+    assert_eq!(above_id(&layout, 0), layout.first_slot(1));
+    // A key of another system, which need not be an id: a bit that this layout leaves zero.
+    let gaps = Layout::parse("timestamp:39,unused:4,worker:8,sequence:12", Some(0)).unwrap();
+    assert_eq!(above_id(&gaps, (100 << 24) + (1 << 21)), gaps.first_slot(101));
+}
+
+#[test]
+fn a_floor_too_far_ahead_is_refused() {
+    let layout = layout();
+    let at = |time| layout.lower_bound(time) - 1;
+    assert_eq!(floor(&layout, at(NOW), NOW, SECOND), Ok(NOW));
+    assert_eq!(floor(&layout, at(NOW + SECOND as i64), NOW, SECOND), Ok(NOW + SECOND as i64));
+    let beyond = layout.lower_bound(NOW + SECOND as i64);
+    assert_eq!(floor(&layout, beyond, NOW, SECOND), Err(Some(SECOND + MS)));
+    assert_eq!(floor(&layout, i64::MAX, NOW, u64::MAX), Err(None));
+    assert_eq!(floor(&layout, -5, NOW, SECOND), Ok(0));
 }

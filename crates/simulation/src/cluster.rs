@@ -936,7 +936,7 @@ async fn give(node: Rc<Node>, order: Order) {
                 let jump = jump.max(node.wall() - BEGIN - time()) + 60 * SECOND;
                 node.accepted.set(node.accepted.get().max(jump));
             }
-            Order::Resume | Order::Exchange => (),
+            Order::Resume | Order::Exchange | Order::SetFloor(_) => (),
         }
     }
 }

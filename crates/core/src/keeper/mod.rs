@@ -103,6 +103,14 @@ impl Look {
     fn is_ordered(&mut self, order: Order) -> bool {
         self.order.take_if(|wanted| *wanted == order).is_some()
     }
+
+    /// Below which slot no ids are to be issued any more, if that is the order.
+    fn floor(&self, layout: &Layout) -> Option<u64> {
+        match self.order {
+            Some(Order::SetFloor(id)) => Some(window::above_id(layout, id)),
+            _ => None,
+        }
+    }
 }
 
 /// Writes the record of a window, for the number that it is for.
@@ -212,6 +220,12 @@ impl<W: World> Keeper<W> {
             (Err(verdict), None) => return Err(verdict),
         };
         self.world.show(Shown::Assigned(assigned.node));
+        if let Some(slot) = look.floor(&self.layout)
+            && let Some(open) = self.open.clone()
+        {
+            self.raise(slot, open, look).await?;
+            look.order = None;
+        }
         let Some(open) = self.open.clone() else { return self.begin(assigned, look).await };
         if open.assigned.node == assigned.node {
             self.said.forget_put_off();
@@ -439,8 +453,7 @@ impl<W: World> Keeper<W> {
         let before = std::mem::replace(&mut self.own.drained, drain);
         let ended = if drain { self.close_window() } else { None };
         let written = self.write_drained(ended, look).await;
-        let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Refused };
-        self.world.answer_order(outcome);
+        self.answer(&written);
         // What is not written down is not so.
         written.inspect_err(|_| self.own.drained = before)
     }
@@ -461,6 +474,26 @@ impl<W: World> Keeper<W> {
         let home = self.home().await?;
         let record = self.record(&home, look);
         self.world.write(&record).await
+    }
+
+    /// Ends a window that issues ids below a floor; the next one begins above. A node without a window
+    /// has to know first where it may begin, and does it in [`Self::begin`].
+    async fn raise(&mut self, slot: u64, open: Open, look: &Look) -> Result<(), Failure> {
+        // What is issued next is above it, and recorded.
+        let mut written = Ok(());
+        if self.world.allocator().position(&self.layout).cursor < slot {
+            let end = self.close_window().map_or(0, |(_, end)| end);
+            let (node, held) = (open.assigned.node, open.assigned.held.as_ref());
+            written = self.write(node, held, end.max(slot), look).await;
+        }
+        self.answer(&written);
+        written
+    }
+
+    /// What became of an order that has to be written down.
+    fn answer(&mut self, written: &Result<(), Failure>) {
+        let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Refused };
+        self.world.answer_order(outcome);
     }
 
     /// Opens a window for a number: at the start, and when it was changed. A number that is
@@ -502,7 +535,16 @@ impl<W: World> Keeper<W> {
             return Err(Verdict::of(State::Copy, 0, name));
         }
         self.said.conflict(&mut self.world, start.conflict);
-        let (floor, lead) = (start.floor, start.max_ahead.saturating_sub(settings.max_ahead));
+        let lead = start.max_ahead.saturating_sub(settings.max_ahead);
+        let mut floor = start.floor;
+        let ordered = look.floor(&self.layout);
+        if let Some(slot) = ordered {
+            // Above all that the start has to stay clear of, too: by its own record the node goes on.
+            floor = floor.max(slot).max(self.world.allocator().position(&self.layout).cursor);
+            let written = self.write(assigned.node, assigned.held.as_ref(), floor, look).await;
+            self.answer(&written);
+            written?;
+        }
         // Before anybody asks, nothing is reserved: there may be records still to come, from a
         // dump that is being restored.
         let wanted = running.is_some() || self.world.is_asked() || self.own.failed;
@@ -522,7 +564,8 @@ impl<W: World> Keeper<W> {
                 let verdict = Verdict::of(State::Starting, until.cast_unsigned(), "");
                 self.world.show(Shown::Verdict(&verdict));
             }
-            if let Some(opening) = self.opening.as_mut().filter(|_| wanted) {
+            // They do not say yet what has just been ordered.
+            if let Some(opening) = self.opening.as_mut().filter(|_| wanted && ordered.is_none()) {
                 opening.records = Some(records);
             }
             return Ok(Pause::unless_asked(Duration::from_micros(wait).min(IDLE)));

@@ -116,6 +116,8 @@ pub enum Order {
     Resume,
     /// To give the leased worker id back, and have another one leased.
     Exchange,
+    /// To issue no id at or below this one.
+    SetFloor(i64),
 }
 
 /// What became of an order.
