@@ -136,8 +136,9 @@ simulate: ## histories of a simulated cluster (SEED=, SEEDS=, NODES=, HOURS=)
 	cargo run --quiet --profile simulation -p snowflake-simulation -- \
 	    --seed '$(SEED)' --seeds '$(SEEDS)' --nodes '$(NODES)' --hours '$(HOURS)'
 
-chaos: setup-test build ## crash a server under load for some minutes; no id twice
+chaos: setup-test build ## faults at random for some minutes, crashes first; no promise breaks
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
+	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_chaos.py --numprocesses 6
 
 lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings are errors
 	$(call headline,Rust)

@@ -280,10 +280,13 @@ class Server:
     def start(self, wait=PATIENCE):
         """Start, and wait until connections are accepted (wait=0: don't)."""
         command = [self.installation.bin("postgres"), "-D", self.data, "-c", f"config_file={self._config}"]
-        self._process = self.installation.spawn([*self._under, *command], self.directory, self.logfile, self._env)
+        self._process = self._spawn([*self._under, *command])
         if wait:
             self.wait_ready(wait)
         return self
+
+    def _spawn(self, command):
+        return self.installation.spawn(command, self.directory, self.logfile, self._env)
 
     def wait_ready(self, seconds=PATIENCE):
         """Wait until connections are accepted."""
