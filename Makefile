@@ -146,7 +146,7 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings a
 	$(pgrx_env) cargo clippy --workspace --all-targets \
 	    --no-default-features --features pg$(pg_major) -- -D warnings
 	$(call headline,scripts)
-	target/venv/bin/shellcheck tools/setup .ci/run
+	target/venv/bin/shellcheck tools/setup tools/root .ci/run
 	@rm -rf target/scripts
 	@$(call extensions,target/scripts)
 	$(python) tools/check_scripts.py target/scripts/*.sql
