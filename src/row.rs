@@ -1,16 +1,41 @@
-//! The row that `snowflake_decode` returns: one `record`, not a set, so that it can stand
-//! anywhere in a query. Its row type is made once in each process.
+//! Rows: those whose columns are filled in by their names, and the one that `snowflake_decode` returns,
+//! a `record`, not a set, so that it can stand anywhere in a query. Its row type is made once in each
+//! process.
 #![allow(unsafe_code)]
 
 use once_cell::sync::OnceCell;
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::datum::{Datum, IntoDatum, TimestampWithTimeZone};
-use pgrx::pg_sys;
+use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
+use pgrx::tupdesc::PgTupleDesc;
+use pgrx::{AllocatedByRust, pg_sys};
 use snowflake_core::Fields;
 use std::ffi::CStr;
+
+/// A row of a function that is declared with named columns.
+pub(crate) type Row = PgHeapTuple<'static, AllocatedByRust>;
+
+/// A row of the function that was called with `fcinfo`: each column as it is declared has the value of its
+/// name. So a library serves the script of another version, which has fewer columns, or more: those
+/// are null.
+pub(crate) fn by_name(
+    fcinfo: pg_sys::FunctionCallInfo,
+    value: impl Fn(&str) -> Option<pg_sys::Datum>,
+) -> Row {
+    // SAFETY: `fcinfo` is that of the present call, of a function that returns a row or rows: then
+    // PostgreSQL makes a descriptor, which is copied. There is one value for each column.
+    unsafe {
+        let mut columns = std::ptr::null_mut();
+        let class = pg_sys::get_call_result_type(fcinfo, std::ptr::null_mut(), &raw mut columns);
+        assert!(class == pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE, "the function returns no row");
+        let columns = PgTupleDesc::from_pg_copy(pg_sys::BlessTupleDesc(columns));
+        let values: Vec<_> = columns.iter().map(|column| value(column.name())).collect();
+        PgHeapTuple::from_datums(columns, values).unwrap_or_else(|error| pgrx::error!("{error}"))
+    }
+}
 
 /// A decoded id: `(ts timestamptz, datacenter_id int, worker_id int, sequence int)`.
 pub(crate) struct DecodedId {

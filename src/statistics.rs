@@ -179,6 +179,62 @@ const fn bit(counter: Counter) -> u64 {
     1 << counter as usize
 }
 
+/// A column of the views that show what was counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Column {
+    /// How often.
+    Count(u64),
+    /// How long: milliseconds.
+    Time(f64),
+}
+
+/// What was counted, by the name of its column; `None` for one that shows something else.
+pub(crate) fn column(totals: &Totals, name: &str) -> Option<Column> {
+    use Counter as C;
+    let count = |counters: &[Counter]| {
+        Column::Count(counters.iter().map(|&counter| totals[counter as usize]).sum())
+    };
+    let time = |counter: Counter| Column::Time(totals[counter as usize] as f64 / 1000.0);
+    Some(match name {
+        "ids" => Column::Count(ids(totals)),
+        "calls" => count(&[C::Single, C::Batches, C::SingleFailed]),
+        "batches" => count(&[C::Batches]),
+        "blocks" => count(&[C::Blocks]),
+        "dropped" => count(&[C::Dropped]),
+        "ticks_exhausted" => count(&[C::TicksExhausted]),
+        "waits" => Column::Count(waits(totals).iter().sum()),
+        "wait_time" => time(C::WaitTime),
+        "clock_backward" => count(&[C::ClockBackward]),
+        "clock_forward" => count(&[C::ClockForward]),
+        "refused" => count(&[
+            C::RefusedClock,
+            C::RefusedWindow,
+            C::RefusedLease,
+            C::RefusedSetup,
+            C::RefusedTime,
+        ]),
+        "refused_clock" => count(&[C::RefusedClock]),
+        "refused_window" => count(&[C::RefusedWindow]),
+        "refused_lease" => count(&[C::RefusedLease]),
+        "refused_setup" => count(&[C::RefusedSetup]),
+        "refused_time" => count(&[C::RefusedTime]),
+        "cancelled" => count(&[C::Cancelled]),
+        "windows" => count(&[C::Windows]),
+        "window_time" => time(C::WindowTime),
+        "lease_renewals" => count(&[C::LeaseRenewals]),
+        "lease_failures" => count(&[C::LeaseFailures]),
+        "worker_id_changes" => count(&[C::WorkerIdChanges]),
+        "samples" => count(&[C::Samples]),
+        "samples_dropped" => count(&[C::SamplesDropped]),
+        _ => return None,
+    })
+}
+
+/// How many waits there were, by their class.
+pub(crate) fn waits(totals: &Totals) -> &[u64] {
+    &totals[COUNTERS..]
+}
+
 /// How many ids were issued.
 pub(crate) const fn ids(totals: &Totals) -> u64 {
     totals[Counter::Single as usize] + totals[Counter::Batched as usize]

@@ -1,14 +1,36 @@
--- What is counted. The functions return the counters as they lie in shared memory, in the order of
--- src/statistics.rs; the views name them. They neither wait for anything nor ask the keeper.
+-- What is counted. The functions fill in each column by its name, see src/statistics.rs. They neither
+-- wait for anything nor ask the keeper.
 
 CREATE FUNCTION snowflake_counters()
 RETURNS TABLE (
-    counters bigint[],
-    waits bigint[],
+    ids bigint,
+    calls bigint,
+    batches bigint,
+    blocks bigint,
+    dropped bigint,
+    ticks_exhausted bigint,
+    waits bigint,
+    wait_time double precision,
     wait_p50 double precision,
     wait_p99 double precision,
     wait_p999 double precision,
+    wait_histogram bigint[],
+    clock_backward bigint,
     clock_backward_max double precision,
+    clock_forward bigint,
+    refused_clock bigint,
+    refused_window bigint,
+    refused_lease bigint,
+    refused_setup bigint,
+    refused_time bigint,
+    cancelled bigint,
+    windows bigint,
+    window_time double precision,
+    lease_renewals bigint,
+    lease_failures bigint,
+    worker_id_changes bigint,
+    samples bigint,
+    samples_dropped bigint,
     ids_per_second double precision,
     ceiling double precision,
     layout_ends_at timestamptz,
@@ -20,34 +42,34 @@ COMMENT ON FUNCTION snowflake_counters() IS
 'what the view pg_stat_snowflake shows';
 CREATE VIEW pg_stat_snowflake AS
 SELECT
-    c.counters[1] OPERATOR(pg_catalog.+) c.counters[2] AS ids,
-    c.counters[1] OPERATOR(pg_catalog.+) c.counters[3] OPERATOR(pg_catalog.+) c.counters[4] AS calls,
-    c.counters[3] AS batches,
-    c.counters[5] AS blocks,
-    c.counters[6] AS dropped,
-    c.counters[7] AS ticks_exhausted,
-    (SELECT pg_catalog.sum(w)::bigint FROM pg_catalog.unnest(c.waits) AS w) AS waits,
-    c.counters[9]::double precision OPERATOR(pg_catalog./) 1000::double precision AS wait_time,
+    c.ids,
+    c.calls,
+    c.batches,
+    c.blocks,
+    c.dropped,
+    c.ticks_exhausted,
+    c.waits,
+    c.wait_time,
     c.wait_p50,
     c.wait_p99,
     c.wait_p999,
-    c.waits AS wait_histogram,
-    c.counters[8] AS clock_backward,
+    c.wait_histogram,
+    c.clock_backward,
     c.clock_backward_max,
-    c.counters[19] AS clock_forward,
-    c.counters[10] AS refused_clock,
-    c.counters[11] AS refused_window,
-    c.counters[12] AS refused_lease,
-    c.counters[13] AS refused_setup,
-    c.counters[14] AS refused_time,
-    c.counters[23] AS cancelled,
-    c.counters[15] AS windows,
-    c.counters[16]::double precision OPERATOR(pg_catalog./) 1000::double precision AS window_time,
-    c.counters[17] AS lease_renewals,
-    c.counters[18] AS lease_failures,
-    c.counters[20] AS worker_id_changes,
-    c.counters[21] AS samples,
-    c.counters[22] AS samples_dropped,
+    c.clock_forward,
+    c.refused_clock,
+    c.refused_window,
+    c.refused_lease,
+    c.refused_setup,
+    c.refused_time,
+    c.cancelled,
+    c.windows,
+    c.window_time,
+    c.lease_renewals,
+    c.lease_failures,
+    c.worker_id_changes,
+    c.samples,
+    c.samples_dropped,
     c.ids_per_second,
     c.ceiling,
     c.ids_per_second OPERATOR(pg_catalog./) c.ceiling AS ceiling_used,
@@ -101,8 +123,20 @@ COMMENT ON COLUMN pg_stat_snowflake.years_left IS 'until the last tick of the la
 COMMENT ON COLUMN pg_stat_snowflake.stats_reset IS 'since when is counted';
 
 CREATE FUNCTION snowflake_session_counters()
-RETURNS TABLE (pid integer, counters bigint[], waits bigint[])
-VOLATILE ROWS 100 PARALLEL SAFE
+RETURNS TABLE (
+    pid integer,
+    ids bigint,
+    calls bigint,
+    batches bigint,
+    blocks bigint,
+    dropped bigint,
+    ticks_exhausted bigint,
+    waits bigint,
+    wait_time double precision,
+    clock_backward bigint,
+    refused bigint,
+    cancelled bigint
+) VOLATILE ROWS 100 PARALLEL SAFE
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_session_counters_wrapper';
 
 COMMENT ON FUNCTION snowflake_session_counters() IS
@@ -114,17 +148,17 @@ SELECT
     a.usename,
     a.application_name,
     a.backend_start,
-    c.counters[1] OPERATOR(pg_catalog.+) c.counters[2] AS ids,
-    c.counters[1] OPERATOR(pg_catalog.+) c.counters[3] OPERATOR(pg_catalog.+) c.counters[4] AS calls,
-    c.counters[3] AS batches,
-    c.counters[5] AS blocks,
-    c.counters[6] AS dropped,
-    c.counters[7] AS ticks_exhausted,
-    (SELECT pg_catalog.sum(w)::bigint FROM pg_catalog.unnest(c.waits) AS w) AS waits,
-    c.counters[9]::double precision OPERATOR(pg_catalog./) 1000::double precision AS wait_time,
-    c.counters[8] AS clock_backward,
-    c.counters[10] OPERATOR(pg_catalog.+) c.counters[11] OPERATOR(pg_catalog.+) c.counters[12] OPERATOR(pg_catalog.+) c.counters[13] OPERATOR(pg_catalog.+) c.counters[14] AS refused,
-    c.counters[23] AS cancelled
+    c.ids,
+    c.calls,
+    c.batches,
+    c.blocks,
+    c.dropped,
+    c.ticks_exhausted,
+    c.waits,
+    c.wait_time,
+    c.clock_backward,
+    c.refused,
+    c.cancelled
 FROM snowflake_session_counters() AS c JOIN pg_catalog.pg_stat_activity AS a
     ON a.pid OPERATOR(pg_catalog.=) c.pid;
 
