@@ -16,7 +16,9 @@ pub(crate) use snowflake_core::keeper::{Estimate, State, Verdict};
 #[repr(C)]
 pub(crate) struct Report {
     /// State, microseconds, and the text's length and bytes.
-    verdict: Published<{ 3 + TEXT_WORDS }>,
+    verdict: Published<VERDICT_WORDS>,
+    /// The last one that was a failure, and when that was.
+    last_failure: Published<{ VERDICT_WORDS + 1 }>,
     node: Published<{ 1 + TEXT_WORDS }>,
     conflict: Published<{ 1 + TEXT_WORDS }>,
     /// Since when the registry has been in trouble, and the text's length and bytes.
@@ -53,16 +55,25 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn verdict(&self) -> Verdict {
-        let [state, micros, text @ ..] = self.verdict.read();
-        Verdict { state: State::from_number(state), micros, text: text_of(&text) }
+        verdict_of(&self.verdict.read())
     }
 
     pub(crate) fn set_verdict(&self, verdict: &Verdict) {
-        let mut words = [0; 3 + TEXT_WORDS];
-        words[0] = verdict.state as u64;
-        words[1] = verdict.micros;
-        words[2..].copy_from_slice(&words_of(&verdict.text));
-        self.verdict.write(words);
+        self.verdict.write(words_of_verdict(verdict));
+    }
+
+    /// The last verdict that was a failure, and when the keeper came to it last; microseconds since
+    /// 1970.
+    pub(crate) fn last_failure(&self) -> Option<(i64, Verdict)> {
+        let [at, verdict @ ..] = self.last_failure.read();
+        (at != 0).then(|| (at.cast_signed(), verdict_of(&verdict)))
+    }
+
+    pub(crate) fn set_last_failure(&self, at: i64, verdict: &Verdict) {
+        let mut words = [0; VERDICT_WORDS + 1];
+        words[0] = at.cast_unsigned();
+        words[1..].copy_from_slice(&words_of_verdict(verdict));
+        self.last_failure.write(words);
     }
 
     /// The node's name; empty before the keeper knows it.
@@ -140,6 +151,20 @@ pub(crate) struct Ticket(u64);
 
 /// Texts are cut to this many words of eight bytes.
 const TEXT_WORDS: usize = 64;
+/// State, microseconds, and the text's length and bytes.
+const VERDICT_WORDS: usize = 3 + TEXT_WORDS;
+
+fn words_of_verdict(verdict: &Verdict) -> [u64; VERDICT_WORDS] {
+    let mut words = [0; VERDICT_WORDS];
+    words[0] = verdict.state as u64;
+    words[1] = verdict.micros;
+    words[2..].copy_from_slice(&words_of(&verdict.text));
+    words
+}
+
+fn verdict_of([state, micros, text @ ..]: &[u64; VERDICT_WORDS]) -> Verdict {
+    Verdict { state: State::from_number(*state), micros: *micros, text: text_of(text) }
+}
 
 fn words_of(text: &str) -> [u64; 1 + TEXT_WORDS] {
     let mut end = text.len().min(TEXT_WORDS * 8);

@@ -8,7 +8,7 @@ use crate::tables::Changed;
 use crate::time::{WallClock, uptime};
 use crate::wait::wait;
 use pgrx::pg_sys;
-use snowflake_core::window::{time_of_slot, until};
+use snowflake_core::window::time_of_slot;
 use snowflake_core::{Clock, Layout};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -53,7 +53,9 @@ impl Question {
         let answered = report.is_answered(self.ticket);
         // A keeper without a database cannot answer: PostgreSQL starts it ever again.
         let decided = answered || report.verdict().state == State::NoDatabase;
-        if let Some(error) = why_not(report).filter(|_| decided) {
+        // Whether the clock is too far behind, is for the claim to say: there is a window.
+        let open = report.verdict().state == State::ClockFellBehind;
+        if let Some(error) = why_not(report).filter(|_| decided && !open) {
             return Err(error);
         }
         if self.since.elapsed() > KEEPER_TIMEOUT {
@@ -88,13 +90,12 @@ impl Question {
 
 /// Why the keeper makes no windows; `None` where it does or is about to.
 fn why_not(report: &Report) -> Option<Error> {
-    error_of(report.verdict())
+    error_of(report.verdict(), WallClock.now())
 }
 
-/// A verdict in words; `None` for one by which ids flow, or are about to.
-pub(crate) fn error_of(verdict: Verdict) -> Option<Error> {
+/// A verdict of a moment in words; `None` for one by which ids flow, or are about to.
+pub(crate) fn error_of(verdict: Verdict, now: i64) -> Option<Error> {
     let layout = || settings::layout().copied();
-    let now = WallClock.now();
     let by = verdict.micros;
     let error = match verdict.state {
         State::Starting | State::Ready => return None,
@@ -108,6 +109,9 @@ pub(crate) fn error_of(verdict: Verdict) -> Option<Error> {
         State::TableChanged => Ok(Error::TableChanged { what: Changed::of_line(&verdict.text) }),
         State::CannotReserve => Ok(Error::CannotReserve { why: verdict.text }),
         State::ClockBehind => Ok(Error::ClockBehindRecord { by, now }),
+        State::ClockFellBehind => {
+            Ok(Error::ClockBehind { by, now, max_wait: settings::max_wait() })
+        }
         State::ClockJumped => {
             let max = settings::max_clock_jump().unwrap_or(0);
             Ok(Error::ClockJumped { by, now, max })
@@ -175,24 +179,12 @@ pub(crate) fn now() -> (&'static str, Option<Error>) {
         }
         _ => (),
     }
-    match clock_behind(shared, layout) {
-        Some(error) if state == State::Ready => ("clock_behind", Some(error)),
-        _ => (state.word(), None),
-    }
+    (state.word(), None)
 }
 
 /// Whether the keeper has looked lately; it does so once a second at least.
 pub(crate) fn is_alert(report: &Report) -> bool {
     uptime() - report.heartbeat.load(Ordering::Relaxed) <= KEEPER_TIMEOUT.as_micros() as i64
-}
-
-/// The error of a call whose clock stands too far behind the node's ids.
-fn clock_behind(shared: &Shared, layout: &Layout) -> Option<Error> {
-    let now = WallClock.now();
-    let by = until(layout, now, shared.allocator.position(layout).cursor, settings::max_ahead());
-    let max_wait = settings::max_wait();
-    let too_far = by > layout.tick_length() && Duration::from_micros(by) > max_wait;
-    too_far.then_some(Error::ClockBehind { by, now, max_wait })
 }
 
 /// Where the node's ids stand.

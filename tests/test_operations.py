@@ -74,7 +74,7 @@ def run(server, statements, dbname="postgres"):
 
 def test_a_registry_and_a_node(registry, leased):
     node, address = leased
-    worker_id, _, _ = node.psql(block("## At night", "sql").replace(r"\gx", ";")).split("|")[3:6]
+    worker_id, _, _ = node.psql(block("## At night", "sql").replace(r"\gx", ";")).split("|")[5:8]
     for number in 1, 2:
         assert run(node, block("## Setting up a node", "sql", number)).startswith("ready|")
     leases = registry.psql(block("## Setting up a node", "sql", 3), "ids")

@@ -4,11 +4,12 @@ use crate::encoding::Text;
 use crate::error::{Error, OrRaise};
 use crate::report::Report;
 use crate::rights::refuse_database_owner;
+use crate::row::{Row, by_name};
 use crate::settings;
 use crate::shared::{Shared, shared};
 use crate::status::{self, Question};
 use crate::time::{WallClock, from_unix};
-use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use snowflake_core::keeper::{Order, Outcome};
 use snowflake_core::window::floor;
@@ -20,45 +21,15 @@ use std::sync::atomic::Ordering;
 const MAX_FLOOR: u64 = 86_400_000_000;
 
 #[pg_extern(sql = false)]
-#[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
-fn snowflake_node() -> TableIterator<
-    'static,
-    (
-        name!(state, &'static str),
-        name!(reason, Option<Text>),
-        name!(hint, Option<Text>),
-        name!(worker_id, Option<i32>),
-        name!(datacenter_id, Option<i32>),
-        name!(leased_until, Option<TimestampWithTimeZone>),
-        name!(registry_trouble, Option<Text>),
-        name!(registry_trouble_since, Option<TimestampWithTimeZone>),
-        name!(node, Option<Text>),
-        name!(conflict, Option<Text>),
-        name!(issued_until, Option<TimestampWithTimeZone>),
-        name!(reserved_until, Option<TimestampWithTimeZone>),
-        name!(clock, Option<TimestampWithTimeZone>),
-        name!(clock_jump, Option<Interval>),
-        name!(clock_error, Option<Interval>),
-        name!(clock_offset, Option<Interval>),
-        name!(clock_synchronized, Option<bool>),
-        name!(database, Text),
-        name!(timeline, Option<i32>),
-        name!(keeper_pid, Option<i32>),
-        name!(keeper_looked_at, Option<TimestampWithTimeZone>),
-        name!(keeper_writing_since, Option<TimestampWithTimeZone>),
-    ),
-> {
+fn snowflake_node(fcinfo: pg_sys::FunctionCallInfo) -> SetOfIterator<'static, Row> {
     let (state, error) = status::now();
     let (reason, hint) = error.map(|error| error.in_words()).unzip();
     // What the keeper said last holds only where it runs.
     let shared = shared().filter(|_| !status::in_recovery());
     let report = shared.map(Shared::report);
     let looked = report.filter(|report| report.looked_at.load(Ordering::Relaxed) != 0);
-    let time = |micros: i64| from_unix(micros).ok().filter(|_| micros != 0);
-    let interval = |micros: i64| Interval::new(0, 0, micros).ok();
-    let text = |text: String| Some(Text(text)).filter(|text| !text.is_empty());
-
     let trouble = report.and_then(Report::trouble);
+    let failure = report.and_then(Report::last_failure);
     let estimate = report.and_then(Report::estimate);
 
     let layout = settings::layout().ok();
@@ -67,34 +38,44 @@ fn snowflake_node() -> TableIterator<
     // Before the first window it is the number that there will be.
     let assigned = report.map(|report| report.assigned.load(Ordering::Relaxed).cast_unsigned());
     let node = position.node.or(assigned.filter(|_| state == "ready"));
-    let number = |field| {
-        let number = layout?.number_in(field, node?)?;
-        i32::try_from(number).ok()
-    };
-    TableIterator::once((
-        state,
-        reason.map(Text),
-        hint.and_then(text),
-        number(Field::Worker),
-        number(Field::Datacenter),
-        report.and_then(|report| time(report.lease_until.load(Ordering::Relaxed))),
-        trouble.as_ref().map(|(_, what)| Text(what.clone())),
-        trouble.as_ref().and_then(|&(since, _)| time(since)),
-        report.and_then(|report| text(report.node())),
-        report.and_then(|report| text(report.conflict())),
-        position.issued.and_then(time),
-        position.reserved.and_then(time),
-        time(WallClock.now()),
-        looked.and_then(|report| interval(report.clock_jump.load(Ordering::Relaxed))),
-        estimate.and_then(|estimate| interval(estimate.error)),
-        estimate.and_then(|estimate| interval(estimate.offset)),
-        estimate.map(|estimate| estimate.synchronized),
-        Text(settings::database()),
-        looked.map(|report| report.timeline.load(Ordering::Relaxed) as i32),
-        report.map(|report| report.pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0),
-        report.and_then(|report| time(report.looked_at.load(Ordering::Relaxed))),
-        report.and_then(|report| time(report.writing_since.load(Ordering::Relaxed))),
-    ))
+
+    let text = |text: String| Some(Text(text)).filter(|text| !text.is_empty()).into_datum();
+    let time = |micros: i64| from_unix(micros).ok().filter(|_| micros != 0).into_datum();
+    let interval = |micros: i64| Interval::new(0, 0, micros).ok().into_datum();
+    let number = |field| i32::try_from(layout?.number_in(field, node?)?).ok().into_datum();
+    let row = by_name(fcinfo, |name| match name {
+        "state" => state.into_datum(),
+        "reason" => text(reason.clone()?),
+        "hint" => text(hint.clone()?),
+        "last_error" => {
+            let (at, verdict) = failure.clone()?;
+            text(status::error_of(verdict, at)?.in_words().0)
+        }
+        "last_error_at" => time(failure.as_ref()?.0),
+        "worker_id" => number(Field::Worker),
+        "datacenter_id" => number(Field::Datacenter),
+        "leased_until" => time(report?.lease_until.load(Ordering::Relaxed)),
+        "registry_trouble" => text(trouble.clone()?.1),
+        "registry_trouble_since" => time(trouble.as_ref()?.0),
+        "node" => text(report?.node()),
+        "conflict" => text(report?.conflict()),
+        "issued_until" => time(position.issued?),
+        "reserved_until" => time(position.reserved?),
+        "clock" => time(WallClock.now()),
+        "clock_jump" => interval(looked?.clock_jump.load(Ordering::Relaxed)),
+        "clock_error" => interval(estimate?.error),
+        "clock_offset" => interval(estimate?.offset),
+        "clock_synchronized" => estimate?.synchronized.into_datum(),
+        "database" => text(settings::database()),
+        "timeline" => looked?.timeline.load(Ordering::Relaxed).cast_signed().into_datum(),
+        "keeper_pid" => {
+            Some(report?.pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0).into_datum()
+        }
+        "keeper_looked_at" => time(report?.looked_at.load(Ordering::Relaxed)),
+        "keeper_writing_since" => time(report?.writing_since.load(Ordering::Relaxed)),
+        _ => None,
+    });
+    SetOfIterator::once(row)
 }
 
 /// The keeper's part of shared memory, where there is a keeper.

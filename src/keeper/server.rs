@@ -51,6 +51,7 @@ impl World for Server {
             terms: settings::terms(),
             reservation: settings::reservation(),
             max_ahead: settings::max_ahead(),
+            max_wait: settings::max_wait().as_micros() as u64,
             promotion_guard: settings::promotion_guard(),
             max_clock_jump: settings::max_clock_jump(),
             max_clock_error: settings::max_clock_error(),
@@ -148,7 +149,12 @@ impl World for Server {
             }
             // A look that was interrupted by the end found nothing worth saying.
             Shown::Verdict(verdict) if signals::stop_requested() && is_bad(verdict) => (),
-            Shown::Verdict(verdict) => report.set_verdict(verdict),
+            Shown::Verdict(verdict) => {
+                report.set_verdict(verdict);
+                if is_failure(verdict) {
+                    report.set_last_failure(WallClock.now(), verdict);
+                }
+            }
             Shown::Conflict(node) => report.set_conflict(node),
             Shown::Assigned(node) => report.assigned.store(node.cast_signed(), Ordering::Relaxed),
             Shown::Lease(status) => {
@@ -212,13 +218,15 @@ const fn is_bad(verdict: &Verdict) -> bool {
     !matches!(verdict.state, State::Starting | State::Ready)
 }
 
-/// Puts a verdict into the log. What is in order needs nobody.
+/// Whether it needs somebody: not where the node waits in due course, or as it was told to.
+const fn is_failure(verdict: &Verdict) -> bool {
+    is_bad(verdict) && !matches!(verdict.state, State::LeaseClaimed | State::Drained)
+}
+
+/// Puts a verdict into the log.
 fn report(verdict: &Verdict, prefix: &str) {
-    let level = match verdict.state {
-        State::LeaseClaimed | State::Drained => PgLogLevel::LOG,
-        _ => PgLogLevel::WARNING,
-    };
-    if let Some(error) = status::error_of(verdict.clone()) {
+    let level = if is_failure(verdict) { PgLogLevel::WARNING } else { PgLogLevel::LOG };
+    if let Some(error) = status::error_of(verdict.clone(), WallClock.now()) {
         error.report(level, prefix);
     }
 }

@@ -5,6 +5,8 @@ RETURNS TABLE (
     state text,
     reason text,
     hint text,
+    last_error text,
+    last_error_at timestamptz,
     worker_id integer,
     datacenter_id integer,
     leased_until timestamptz,
@@ -37,6 +39,8 @@ COMMENT ON VIEW snowflake_status IS
 COMMENT ON COLUMN snowflake_status.state IS 'ready, or one word for what is the matter';
 COMMENT ON COLUMN snowflake_status.reason IS 'what is the matter, in words; null if nothing is';
 COMMENT ON COLUMN snowflake_status.hint IS 'what to do about it';
+COMMENT ON COLUMN snowflake_status.last_error IS 'what was the matter last, in words, also where it has passed; null if nothing was since the server''s start';
+COMMENT ON COLUMN snowflake_status.last_error_at IS 'when the keeper met it last';
 COMMENT ON COLUMN snowflake_status.worker_id IS 'the worker id that ids are generated with; null before there is a window, unless ready';
 COMMENT ON COLUMN snowflake_status.datacenter_id IS 'the upper part of that worker id, where the layout has it';
 COMMENT ON COLUMN snowflake_status.leased_until IS 'the end of the lease of that worker id; null where it is set by hand';

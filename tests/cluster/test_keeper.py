@@ -551,6 +551,7 @@ def test_the_table_is_locked(node):
     node = node(postgres={"max_prepared_transactions": 1}, reservation="200ms")
     home = node.ordinary("postgres")
     other = node.superuser()
+    assert (node.status().last_error, node.status().last_error_at) == (None, None)
     for lock in f"LOCK TABLE {MARKS} IN ACCESS EXCLUSIVE MODE", f"SELECT FROM {MARKS} FOR UPDATE":
         node.windows(1)
         other.execute("BEGIN")
@@ -564,8 +565,14 @@ def test_the_table_is_locked(node):
         node.says("cannot_reserve", diag)
         # The status needs no table.
         assert node.status(home).state == "cannot_reserve"
+        failing = node.status()
+        assert failing.last_error == failing.reason
         other.execute("ROLLBACK")
         node.flows("55P03")
+        # What it was, and when, can still be read.
+        passed = node.status()
+        assert (passed.state, passed.reason, passed.last_error) == ("ready", None, failing.reason)
+        assert failing.last_error_at <= passed.last_error_at <= passed.clock
     # A prepared transaction holds its lock over a stop, and over a restart.
     other.execute("BEGIN")
     other.execute(f"LOCK TABLE {MARKS} IN ACCESS EXCLUSIVE MODE")
@@ -715,7 +722,7 @@ def test_stops_while_the_clock_is_wrong(clock_server, connect):
             assert (status.state, status.hint) == (state, diag.message_hint)
         clock_server.clock.offset(0)
         node.flows("58000")
-        assert node.status().state == "ready"
+        eventually(lambda: node.status().state == "ready", "the keeper has looked")
 
 
 # Other numbers, other layouts

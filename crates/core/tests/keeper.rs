@@ -7,7 +7,7 @@ use snowflake_core::keeper::{
 use snowflake_core::reserved::at_once;
 use snowflake_core::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms};
 use snowflake_core::window::{NodeName, Record};
-use snowflake_core::{Allocator, Layout};
+use snowflake_core::{Allocator, Claim, Clock, Layout};
 use std::time::Duration;
 
 const SECOND: i64 = 1_000_000;
@@ -205,6 +205,7 @@ fn settings() -> Settings {
         terms: Terms { duration: Duration::from_secs(10), heartbeat: Duration::from_secs(1) },
         reservation: 2_000_000,
         max_ahead: 0,
+        max_wait: 5_000,
         promotion_guard: 0,
         max_clock_jump: None,
         max_clock_error: None,
@@ -350,4 +351,32 @@ fn a_floor_that_cannot_be_written_is_refused() {
     assert_eq!(node.looks(4).0, State::CannotReserve);
     node.server().full = false;
     assert_eq!(node.looks(4).0, State::Ready);
+}
+
+/// A clock that stands still.
+struct At(i64);
+
+impl Clock for At {
+    fn now(&self) -> i64 {
+        self.0
+    }
+}
+
+#[test]
+fn a_clock_that_falls_behind_is_said_once() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    assert_eq!(node.looks(2), (State::Ready, lines(&["ready with 5"])));
+    let (layout, now) = (node.layout, node.now);
+    let claim = node.server().allocator.claim(&layout, &At(now), 1, 0);
+    assert!(matches!(claim, Claim::Ready(_)), "{claim:?}");
+
+    node.now -= 10 * SECOND;
+    assert_eq!(node.looks(3), (State::ClockFellBehind, lines(&["no ids: clock_behind"])));
+    // By itself again; and the next time it is said again.
+    assert_eq!(node.looks(7), (State::Ready, lines(&["ready with 5"])));
+    node.now -= 3 * SECOND;
+    assert_eq!(node.looks(1), (State::ClockFellBehind, lines(&["no ids: clock_behind"])));
+    // What calls wait for is none.
+    node.set(|settings| settings.max_wait = 3_600_000_000);
+    assert_eq!(node.looks(1), (State::Ready, lines(&["ready with 5"])));
 }

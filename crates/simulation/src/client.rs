@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 /// How long the keeper may take to answer, and how far a clock may be behind and be waited for;
 /// microseconds.
 const KEEPER_TIMEOUT: i64 = 5_000_000;
-const MAX_WAIT: u64 = 5_000;
+pub(crate) const MAX_WAIT: u64 = 5_000;
 /// How often a session looks whether the keeper has answered.
 const LOOK: u64 = 5_000;
 
@@ -161,7 +161,9 @@ impl Session {
                     let ticket = *asked.get_or_insert_with(|| self.server.ask());
                     let answered = self.server.answered.get() >= ticket;
                     let state = self.server.verdict.borrow().state;
-                    if answered && !matches!(state, State::Starting | State::Ready) {
+                    if answered
+                        && !matches!(state, State::Starting | State::Ready | State::ClockFellBehind)
+                    {
                         return Err(Refused::Verdict(state));
                     }
                     if time() - begun > KEEPER_TIMEOUT {

@@ -201,6 +201,7 @@ impl Cluster {
             },
             reservation: chance.pick(&[300_000, 1_000_000, 1_000_000, 3_000_000]),
             max_ahead: chance.pick(&[0, 0, 1_000_000, 10_000_000]),
+            max_wait: crate::client::MAX_WAIT,
             promotion_guard: 1_000_000,
             max_clock_jump: Some(30_000_000),
             max_clock_error: None,
@@ -549,7 +550,10 @@ impl Cluster {
                 let server = node.server.borrow();
                 let state = server.as_ref().map(|server| server.verdict.borrow().state);
                 let clock = node.machine.borrow().jump == 0;
-                hears && clock && !node.frozen.get() && state == Some(State::Ready)
+                hears
+                    && clock
+                    && !node.frozen.get()
+                    && matches!(state, Some(State::Ready | State::ClockFellBehind))
             })
     }
 

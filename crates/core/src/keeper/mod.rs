@@ -654,7 +654,13 @@ impl<W: World> Keeper<W> {
         }
         let number = open.assigned.number;
         self.open = Some(Open { cursor: position.cursor, ..open });
-        self.say_ready(number);
+        let cursor = self.world.allocator().position(&self.layout).cursor;
+        let behind = window::until(&self.layout, reading.now, cursor, settings.max_ahead);
+        if behind > settings.max_wait.max(self.layout.tick_length()) {
+            self.say(&Verdict::of(State::ClockFellBehind, behind, ""));
+        } else {
+            self.say_ready(number);
+        }
         Ok(if self.pace.is_warm(reading.uptime()) {
             Pause::while_called(settings.reservation)
         } else {

@@ -20,6 +20,8 @@ pub enum State {
     CannotReserve,
     /// The record lies ahead of the clock, by `micros`.
     ClockBehind,
+    /// There is a window, but the clock stands behind the ids, by `micros`: further than calls wait.
+    ClockFellBehind,
     /// The clock jumped forward, by `micros`.
     ClockJumped,
     /// The kernel's estimate of the clock's error is too large: `micros`.
@@ -49,7 +51,7 @@ pub enum State {
 }
 
 /// Each state, with its name for users.
-const STATES: [(State, &str); 21] = [
+const STATES: [(State, &str); 22] = [
     (State::Starting, "starting"),
     (State::Ready, "ready"),
     (State::NoWorkerId, "no_worker_id"),
@@ -58,6 +60,7 @@ const STATES: [(State, &str); 21] = [
     (State::NoExtension, "no_extension"),
     (State::CannotReserve, "cannot_reserve"),
     (State::ClockBehind, "clock_behind"),
+    (State::ClockFellBehind, "clock_behind"),
     (State::ClockJumped, "clock_jumped"),
     (State::ClockError, "clock_error"),
     (State::ClockUnknown, "clock_unknown"),

@@ -26,6 +26,8 @@ pub struct Settings {
     pub reservation: u64,
     /// How far ids may run ahead of the clock.
     pub max_ahead: u64,
+    /// How long a call waits for a clock that is behind the ids.
+    pub max_wait: u64,
     /// How far beyond the clock a promoted standby begins.
     pub promotion_guard: u64,
     /// The greatest jump of the clock forward that is believed.
