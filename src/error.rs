@@ -534,7 +534,7 @@ impl Error {
                         )
                     },
                 ),
-                "No id could be generated until then, and a floor cannot be taken back. Look for the greatest id that the layout in force can have generated: SELECT * FROM snowflake_decode(id);",
+                "No id could be generated until then, and a floor cannot be taken back. Look for the greatest id that the layout in force can have generated; snowflake_decode(id) shows what is in one.",
             ),
             Self::AuditNull => Text::new(
                 Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -239,6 +240,38 @@ def test_the_registry_fails(registry, place, start_node, fault):
         assert row.leased_until.timestamp() > end
         received = ids.stop()
     print(f"{verdict(received)}, lease over {end - last:.3f} s after the last one, {registry.SCHEME}: {fault}")
+
+
+def test_crashes_while_the_registry_is_away(start_registry, start_node):
+    """A crash, a restart, a stop in order: the lease on its own disk is as good as that of a node that runs."""
+    registry = start_registry(Etcd)
+    node = start_node(registry.address("here"), postgres={"restart_after_crash": "on"})
+    # From a stop in order, a node has five heartbeats to come back.
+    node.renew(heartbeat="60s", lease_duration="2h")
+    number, received, claims = node.number(), [next_id(node.connection)], node.claims()
+    registry.stop()
+
+    def crash():
+        os.kill(node.connection.info.backend_pid, signal.SIGKILL)
+        eventually(lambda: "all server processes terminated; reinitializing" in node.server.log, "the crash is seen")
+        node.server.wait_ready()
+        node.connect()
+
+    for fall in crash, lambda: node.restart(node.server.kill9), node.restart:
+        fall()
+        received.append(node.flows())
+        row = node.status()
+        assert (row.state, row.worker_id) == ("ready", number)
+        assert row.registry_trouble.endswith("cannot be reached: Connection refused (os error 111)")
+        assert node.claims() == claims
+    assert received == sorted(set(received))
+    # Once that lease has ended, nobody knows whose the worker id is.
+    node.sql("UPDATE snowflake_id_node.high_water_marks SET lease_until = clock_timestamp()")
+    node.server.configure({"snowflake_id.heartbeat": "200ms"})
+    node.restart(node.server.kill9)
+    assert node.refused("no_lease").sqlstate == "55P03"
+    registry.start()
+    assert node.flows() > received[-1]
 
 
 def test_one_host_is_silent(registry, place, start_node):
