@@ -15,7 +15,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{self, SpiHeapTupleData};
 use snowflake_core::keeper;
 use snowflake_core::tenancy::KeptLease;
-use snowflake_core::window::{NodeName, Number, Record};
+use snowflake_core::window::{self, NodeName, Number, Record};
 use std::ffi::{CStr, c_int};
 use std::fmt::{Display, Formatter};
 use std::panic::AssertUnwindSafe;
@@ -206,6 +206,55 @@ pub(super) fn amend(
             "UPDATE {table} SET (lease, lease_until, drained) = ROW ($2, $3, $4) WHERE node = $1"
         );
         Spi::connect_mut(|client| Ok(!client.update(&update, None, &values)?.is_empty()))
+    })
+}
+
+/// Rows that are older than their table: `pg_upgrade` makes tables anew, and takes the rows over as they
+/// are. All other rows, also restored or replicated ones, are written when there is the table. A system
+/// column's own row is as old as the table, whatever is done to that.
+const OLDER_THAN_THE_TABLE: &str = "age(xmin) > (SELECT age(xmin) FROM pg_catalog.pg_attribute \
+    WHERE attrelid = 'snowflake_id_node.high_water_marks'::regclass AND attname = 'ctid' AND age(xmin) >= 0)";
+
+/// After an upgrade, the node goes on under its new name with what it had recorded by its old one: marks,
+/// lease, and whether it is drained. Nobody else has that name now.
+pub(super) fn inherit(name: &NodeName, timeline: u32, host: &str) -> Result<(), Failure> {
+    let family = format!("{}-%", name.cluster);
+    let past = with_extension(|| {
+        let table = HIGH_WATER_MARKS.open(pg_sys::AccessShareLock as pg_sys::LOCKMODE)?;
+        let select = format!(
+            "SELECT {} FROM ONLY {table} WHERE {OLDER_THAN_THE_TABLE} \
+             AND NOT EXISTS (SELECT FROM ONLY {table} WHERE node LIKE $1)",
+            HIGH_WATER_MARKS.columns()
+        );
+        Spi::connect(|client| {
+            let rows = client.select(&select, None, &[text(&family).into()])?;
+            rows.map(|row| Ok(record(&row)?)).collect::<Result<Vec<_>, Failure>>()
+        })
+    })?;
+    let Some(last) = window::before_an_upgrade(&past, host) else { return Ok(()) };
+    transaction(|| {
+        let table = writable()?;
+        let old = last.node.to_string();
+        let (timeline, past) = (i64::from(timeline), i64::from(last.timeline));
+        let ancestors = format!("{}-%", last.node.cluster);
+        Spi::connect_mut(|client| {
+            // The primaries before a promotion: timelines begin anew, and would not tell that any more.
+            let delete = format!(
+                "DELETE FROM {table} WHERE {OLDER_THAN_THE_TABLE} AND node LIKE $1 AND timeline < $2"
+            );
+            client.update(&delete, None, &[text(&ancestors).into(), past.into()])?;
+            let update = format!(
+                "UPDATE {table} SET (node, timeline) = ROW ($1, $2) \
+                 WHERE {OLDER_THAN_THE_TABLE} AND node = $3"
+            );
+            let values = [text(&name.to_string()).into(), timeline.into(), text(&old).into()];
+            client.update(&update, None, &values).map(drop)
+        })?;
+        encoding::say(
+            PgLogLevel::LOG,
+            &format!("snowflake_id: after an upgrade, this node goes on with the record of {old}"),
+        );
+        Ok(())
     })
 }
 

@@ -1,7 +1,7 @@
 //! Who this node is, and where.
 #![allow(unsafe_code)]
 
-use super::high_water::{Failure, transaction};
+use super::high_water::{self, Failure, transaction};
 use pgrx::prelude::*;
 use snowflake_core::keeper::Home;
 use snowflake_core::window::NodeName;
@@ -34,6 +34,8 @@ pub(super) fn find() -> Result<Home, Failure> {
     })?;
     let name =
         NodeName { cluster: cluster.to_string(), fingerprint: fingerprint.unwrap_or_default() };
+    high_water::inherit(&name, timeline, &host)?;
+    // What it had before an upgrade is under its present name now.
     Ok(Home { name, past: Vec::new(), host, data_directory, timeline })
 }
 

@@ -15,6 +15,7 @@ from nodes import (
     REPLICATION,
     ROWS,
     SCHEMA,
+    Lessee,
     duplicates,
     kept,
     milliseconds,
@@ -22,6 +23,7 @@ from nodes import (
     status,
     warnings,
 )
+from registries import PostgresRegistry
 from throwaway import (
     INITDB_OPTIONS,
     PROJECT,
@@ -345,6 +347,29 @@ def older(installation, pg_config):
         yield found
 
 
+def upgrade(old, new, settings):
+    """The data of a server that has stopped, as that of another one of the same or a later version."""
+    origin, installation = old.installation, new.installation
+    # A default that changed in version 18.
+    checksums = ["--no-data-checksums"] if installation.major >= 18 > origin.major else []
+    installation.run(installation.bin("initdb"), "-D", new.data, *INITDB_OPTIONS, *checksums)
+    settings = {**settings, "shared_preload_libraries": "snowflake_id"}
+    for server in old, new:
+        with open(server.data / "postgresql.conf", "a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+    try:
+        installation.run(
+            # In a directory of the servers' user, because it leaves scripts there.
+            *["env", "-C", new.directory, installation.bin("pg_upgrade"), "-U", "postgres", "-s", new.directory],
+            *["-b", Path(origin.bin("postgres")).parent, "-d", old.data],
+            *["-B", Path(installation.bin("postgres")).parent, "-D", new.data],
+        )
+    except ServerError as error:
+        logs = sorted(new.data.glob("pg_upgrade_output.d/*/log/*"))
+        raise AssertionError("\n".join([str(error), *(log.read_text()[-2000:] for log in logs)])) from None
+    new.start()
+
+
 @pytest.mark.parametrize("pg_config", servers(), ids=lambda pg_config: f"from {version(pg_config)}")
 def test_pg_upgrade(installation, copies, connect, pg_config):
     """From an older server, or one of the same version, to the one under test: the record moves with the data.
@@ -365,30 +390,57 @@ def test_pg_upgrade(installation, copies, connect, pg_config):
             before = load(old) + run_ahead(session)
         old.stop()
         new = copies.adopt(old)
-        # A default that changed in version 18.
-        checksums = ["--no-data-checksums"] if installation.major >= 18 > origin.major else []
-        installation.run(installation.bin("initdb"), "-D", new.data, *INITDB_OPTIONS, *checksums)
-        settings["shared_preload_libraries"] = "snowflake_id"
-        for server in old, new:
-            with open(server.data / "postgresql.conf", "a") as file:
-                file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-        try:
-            installation.run(
-                # In a directory of the servers' user, because it leaves scripts there.
-                *["env", "-C", new.directory, installation.bin("pg_upgrade"), "-U", "postgres", "-s", new.directory],
-                *["-b", Path(origin.bin("postgres")).parent, "-d", old.data],
-                *["-B", Path(installation.bin("postgres")).parent, "-D", new.data],
-            )
-        except ServerError as error:
-            logs = sorted(new.data.glob("pg_upgrade_output.d/*/log/*"))
-            raise AssertionError("\n".join([str(error), *(log.read_text()[-2000:] for log in logs)])) from None
-        new.start()
+        upgrade(old, new, settings)
         session = connect(new)
         after = [next_id(session)]
         first, last = after[0], max(before)
         assert first > last
         after += load(new)
         verdict(before, after, f"an upgrade from {origin.major} to {installation.major}")
+        # Its record goes on under its new name: it is in conflict with nobody.
+        assert session.execute("SELECT node FROM snowflake_id_node.high_water_marks").fetchall() == [
+            (status(session).node,)
+        ]
+        assert status(session).conflict is None
+        assert warnings(new) == []
         assert old.crashes() == []
         assert session.execute("SELECT count(*) - count(DISTINCT id) FROM items").fetchone() == (0,)
         old.remove()
+
+
+@pytest.mark.once
+def test_an_upgrade_of_a_node_that_leases(installation, start_server, start_registry, copies, connect):
+    """It stays drained, and has its worker id at once: it is the same node, and nobody else's record is its own."""
+    address = start_registry(PostgresRegistry).address("here")
+    settings = {"heartbeat": "10s", "on_copy": "refuse"}
+    old = start_server(worker_id=None, registry=address, **settings)
+    node = Lessee(old, connect)
+    last = node.flows()
+    name, number = node.status().node, node.number()
+    # Of another cluster, as logical replication brings it; and of a primary before a promotion.
+    columns = """
+        reserved_until, datacenter_id, worker_id, layout, epoch, timeline - 1, updated_at, boot_id, booted_at, 'other',
+        data_directory, lease, lease_until, false, max_ahead
+    """
+    for other in "7777777777777777777-0123456789abcdef", f"{name.partition('-')[0]}-0123456789abcdef":
+        table = "snowflake_id_node.high_water_marks"
+        node.sql(f"INSERT INTO {table} SELECT '{other}', {columns} FROM {table} WHERE node = '{name}'")
+    node.sql("SELECT snowflake_drain()")
+    old.stop()
+    new = copies.adopt(old)
+    upgrade(old, new, {f"snowflake_id.{name}": value for name, value in settings.items()})
+    node = Lessee(new, connect)
+    row = node.state("drained")
+    assert row.conflict is None
+    assert row.node != name
+    node.sql("SELECT snowflake_resume()")
+    assert next_id(node.connection) > last
+    assert node.number() == number
+    assert node.claims() == []
+    names = [row[0] for row in node.sql("SELECT node FROM snowflake_id_node.high_water_marks ORDER BY host <> 'other'")]
+    assert names == ["7777777777777777777-0123456789abcdef", row.node]
+    # Once and for all.
+    node.restart()
+    assert node.flows() > last
+    assert new.log.count("after an upgrade, this node goes on with the record of") == 1
+    old.remove()

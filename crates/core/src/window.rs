@@ -324,6 +324,23 @@ pub fn conflict<'a>(records: &'a [Record], identity: &Identity<'_>) -> Option<Co
         .max_by_key(|conflict| (conflict.copy, conflict.record.node.to_string()))
 }
 
+/// What a node had recorded of itself before its data was taken over by an upgrade, out of all records
+/// that came along: its own last one is the newest of its family. Those of others are of another
+/// cluster; where that leaves a choice, its host tells, and where that does not, nothing does.
+pub fn before_an_upgrade<'a>(records: &'a [Record], host: &str) -> Option<&'a Record> {
+    let of_one_cluster = |records: &[&'a Record]| {
+        let cluster = &records.first()?.node.cluster;
+        let is_one = records.iter().all(|record| record.node.cluster == *cluster);
+        let newest = records.iter().max_by_key(|record| (record.timeline, record.updated_at));
+        newest.filter(|_| is_one).copied()
+    };
+    let all: Vec<&Record> = records.iter().collect();
+    of_one_cluster(&all).or_else(|| {
+        let here: Vec<&Record> = all.into_iter().filter(|record| record.host == host).collect();
+        of_one_cluster(&here)
+    })
+}
+
 /// The exclusive end of the window to reserve for a node whose next slot is `cursor`:
 /// `ahead` microseconds beyond where its ids are now, but no further than a window
 /// (`reservation` microseconds) beyond where they may be.

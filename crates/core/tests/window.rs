@@ -4,8 +4,8 @@
 
 use snowflake_core::window::{
     Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start,
-    above_id, conflict, end, floor, late_mark, lease_end, patience, remaining, start,
-    time_of_next_tick, time_of_slot, until,
+    above_id, before_an_upgrade, conflict, end, floor, late_mark, lease_end, patience, remaining,
+    start, time_of_next_tick, time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
 
@@ -490,4 +490,19 @@ fn a_floor_too_far_ahead_is_refused() {
     assert_eq!(floor(&layout, beyond, NOW, SECOND), Err(Some(SECOND + MS)));
     assert_eq!(floor(&layout, i64::MAX, NOW, u64::MAX), Err(None));
     assert_eq!(floor(&layout, -5, NOW, SECOND), Ok(0));
+}
+
+#[test]
+fn before_an_upgrade_a_node_was_the_newest_of_its_family() {
+    let primary = record("1-a", 1, 9000, 1);
+    let own = record("1-b", 1, 8000, 2);
+    let all = [primary.clone(), own.clone()];
+    assert_eq!(before_an_upgrade(&all, "here"), Some(&all[1]));
+    // Beside what was replicated from another cluster, its host tells.
+    let here = |record: Record| Record { host: "here".to_owned(), ..record };
+    let all = [here(primary.clone()), record("2-c", 2, 9000, 9), here(own)];
+    assert_eq!(before_an_upgrade(&all, "here"), Some(&all[2]));
+    assert_eq!(before_an_upgrade(&all, "elsewhere"), None);
+    assert_eq!(before_an_upgrade(&[here(primary), here(record("2-c", 2, 1, 1))], "here"), None);
+    assert_eq!(before_an_upgrade(&[], "here"), None);
 }
