@@ -138,7 +138,7 @@ simulate: ## histories of a simulated cluster (SEED=, SEEDS=, NODES=, HOURS=)
 
 chaos: setup-test build ## faults at random for some minutes, crashes first; no promise breaks
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
-	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_chaos.py --numprocesses 6
+	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_stops.py tests/cluster/test_chaos.py --numprocesses 6
 
 lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings are errors
 	$(call headline,Rust)

@@ -11,7 +11,7 @@ from sections.clients import Clients, Pace
 from sections.core import Core
 from sections.profile import Transactions
 from sections.statements import Decoding, Inserts
-from sections.upkeep import Counting, Joining, Keeper
+from sections.upkeep import Counting, Joining, Keeper, Seldom
 
 SECTIONS = [
     Calls(),
@@ -28,6 +28,7 @@ SECTIONS = [
     Nodes(),
     Core(),
     Keeper(),
+    Seldom(),
     Joining(),
     Counting(),
 ]

@@ -6,6 +6,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import time
 
 from measure import EMPTY_LOOP, SETTINGS, Node, interleaved, loop
 from registries import Etcd, PostgresRegistry, ZooKeeper
@@ -60,6 +61,69 @@ class Keeper:
                 ["statement", "ms, keeper at work", "ms, keeper stopped", "ratio"],
                 rows,
             )
+        ]
+
+
+class Seldom:
+    name = "seldom"
+    title = "Calls that come seldom"
+    every = 1.5  # seconds
+    second, idle = 60, 93
+    ours, theirs = "snowflake_nextval()", "bigserial"
+    lsn = "SELECT (pg_current_wal_insert_lsn() - '0/0')::float8"
+
+    def measure(self, bench):
+        # As on a server that is meant to keep what it has: a commit waits for the disk.
+        with bench.node(fsync="on", wal_level="minimal", max_wal_senders=0) as node:
+            node.connection.execute("CREATE TABLE ours (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), note text)")
+            node.connection.execute("CREATE TABLE theirs (id bigserial PRIMARY KEY, note text)")
+            rounds = []
+            beat = time.monotonic()
+            for n in range(bench.rounds(100, 5) + 3):
+                row = {}
+                for name, table in (self.ours, "ours"), (self.theirs, "theirs"):
+                    beat += self.every / 2
+                    time.sleep(max(0, beat - time.monotonic()))
+                    row[name] = node.seconds(f"INSERT INTO {table} (note) VALUES ('x')")
+                # The first ones say that there will be more.
+                if n >= 3:
+                    rounds.append(row)
+            seconds = 10 if bench.quick else self.second
+            windows = "SELECT windows::float8 FROM pg_stat_snowflake"
+            before, beat = node.one(windows), time.monotonic()
+            for _ in range(seconds):
+                beat += 1
+                time.sleep(max(0, beat - time.monotonic()))
+                node.one("SELECT snowflake_nextval()")
+            commits = (node.one(windows) - before) / seconds
+            time.sleep(60)
+            before = node.one(self.lsn)
+            # Nobody disturbs it.
+            time.sleep(5 if bench.quick else self.idle)
+            return {"rounds": rounds, "commits": commits, "wal": node.one(self.lsn) - before}
+
+    def tables(self, data):
+        rounds = data["rounds"]
+        ours, theirs = ([1e3 * row[name] for row in rounds] for name in (self.ours, self.theirs))
+        return [
+            Table(
+                "INSERT of one row: every 1.5 s one into a table whose key has this default, and 0.75 s later one into "
+                "the other, by one session. fsync is on. The ratio is taken round by round.",
+                ["key", "ms", "ratio to bigserial"],
+                [
+                    [self.ours, Figure(ours, ".2f"), Figure([a / b for a, b in zip(ours, theirs)], ".2f", most=1.1)],
+                    [self.theirs, Figure(theirs, ".2f"), Figure([1.0], ".2f")],
+                ],
+            ),
+            Table(
+                "Windows and WAL: a window is a commit of the keeper. Then nobody calls; WAL is that of 93 s, from 60 s "
+                "after the last call on (wal_level = minimal, so that nothing else writes any).",
+                ["calls", "commits per second", "bytes of WAL"],
+                [
+                    ["one a second, for 60 s", Figure([data["commits"]], ".2f", most=1), ""],
+                    ["none", "", Figure([data["wal"]], ",.0f", most=0)],
+                ],
+            ),
         ]
 
 
