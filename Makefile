@@ -28,7 +28,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-bench build install uninstall installcheck installcheck-encoding demo monitor test test-server simulate chaos lint bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-bench build install uninstall installcheck installcheck-encoding demo monitor test test-server simulate chaos freeze lint bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -60,7 +60,8 @@ extension = sed 's/@CARGO_VERSION@/$(version)/' $(2).control >"$(1)/$(2).control
     { printf '%s\n' '\echo Use "CREATE EXTENSION $(2)" to load this file. \quit'; \
       for part in $(3); do echo; sed 's/@extension@/$(2)/' "src/sql/$$part.sql" || exit; done; \
     } >"$(1)/$(2)--$(version).sql"
-extensions = mkdir -p "$(1)" && $(call extension,$(1),snowflake_id,$(snowflake_id_sql)) && \
+# All of sql/ is installed: the scripts of releases, and those that lead from one to the next.
+extensions = mkdir -p "$(1)" && find sql -name '*.sql' -exec cp {} "$(1)" \; && $(call extension,$(1),snowflake_id,$(snowflake_id_sql)) && \
     $(call extension,$(1),snowflake_id_node,$(snowflake_id_node_sql))
 
 # Needs neither cargo nor the network, so that `make && sudo make install` works.
@@ -140,6 +141,12 @@ chaos: setup-test build ## faults at random for some minutes, crashes first; no 
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_stops.py tests/cluster/test_chaos.py --numprocesses 6
 
+# A release's scripts do not change again. Until then, whoever changes src/sql runs this.
+freeze: ## write this version's install scripts into sql/
+	@rm -rf target/scripts
+	@$(call extensions,target/scripts)
+	@python3 tools/releases.py freeze target/scripts
+
 lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings are errors
 	$(call headline,Rust)
 	cargo fmt --all --check
@@ -150,6 +157,7 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings a
 	@rm -rf target/scripts
 	@$(call extensions,target/scripts)
 	$(python) tools/check_scripts.py target/scripts/*.sql
+	python3 tools/releases.py check target/scripts
 	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
 	$(call headline,pages)
 	$(python) tools/pages.py

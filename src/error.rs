@@ -243,6 +243,12 @@ impl Error {
                 "The keeper creates the extension, and its script the schema: in one that somebody has made before, objects of his could be run with the rights of a superuser.",
                 format!("See what the schema holds; then connect to database \"{database}\" and run: ALTER SCHEMA {EXTENSION} RENAME TO {EXTENSION}_old;"),
             ),
+            Self::TableChanged { what: Changed { table, what, undo } } if undo.is_empty() => Text::new(
+                Setup,
+                format!("a newer version of its extension has made table {table}"),
+                what.clone(),
+                "Install that version or a later one on this server, and restart it.",
+            ),
             Self::TableChanged { what: Changed { table, what, undo } } => Text::new(
                 Setup,
                 format!("table {table} is not as its extension has made it"),

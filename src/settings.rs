@@ -45,6 +45,21 @@ static MAX_BATCH: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 /// In milliseconds.
 const HOUR: i32 = 3_600_000;
 
+/// The library's version. In the file it stands behind the setting's name, so that `strings` finds it.
+const VERSION: &CStr = {
+    let marked = concat!("snowflake_id.version=", env!("CARGO_PKG_VERSION"), "\0");
+    match CStr::from_bytes_with_nul(marked.as_bytes().split_at("snowflake_id.version=".len()).1) {
+        Ok(version) => version,
+        Err(_) => panic!("a version has no zeros"),
+    }
+};
+static LIBRARY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(VERSION));
+
+/// The library's version, as text.
+pub(crate) fn version() -> &'static str {
+    VERSION.to_str().unwrap_or_default()
+}
+
 /// What becomes of a data directory that may be the copy of a running node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub(crate) enum OnCopy {
@@ -225,6 +240,14 @@ pub(crate) fn define() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_string_guc(
+        c"snowflake_id.version",
+        c"The version of the library that this session runs.",
+        c"After another version of the package was installed, the library of before runs until the server is restarted.",
+        &LIBRARY,
+        GucContext::Internal,
+        GucFlags::DISALLOW_IN_FILE,
     );
     // SAFETY: a string constant.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"snowflake_id".as_ptr()) };

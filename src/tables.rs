@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use crate::encoding::{Text, from_server};
+use crate::settings;
 use pgrx::prelude::*;
 use pgrx::{PgList, PgRelation, PgTupleDesc};
 use std::ffi::{CStr, CString, c_char};
@@ -108,7 +109,7 @@ pub(crate) struct Changed {
     pub(crate) table: String,
     /// In sentences.
     pub(crate) what: String,
-    /// The statement that undoes it.
+    /// The statement that undoes it; empty where nobody but a newer version has changed it.
     pub(crate) undo: String,
 }
 
@@ -329,7 +330,18 @@ impl Table {
     }
 
     fn unusable(&self, change: &Change) -> Unusable {
-        Unusable::Changed(change.in_words(&self.full_name()))
+        let table = self.full_name();
+        let library = settings::version();
+        Unusable::Changed(match version().filter(|version| numbers(version) > numbers(library)) {
+            Some(version) => Changed {
+                table,
+                what: format!(
+                    "{EXTENSION} is of version {version} in this database; the server runs version {library} of its library."
+                ),
+                undo: String::new(),
+            },
+            None => change.in_words(&table),
+        })
     }
 
     /// The table that the extension owns.
@@ -493,6 +505,25 @@ fn changed_index(index: pg_sys::Oid) -> Option<Change> {
 fn owner(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: takes two numbers, and looks into a catalog.
     unsafe { pg_sys::getExtensionOfObject(class, object) }
+}
+
+/// The version of the extension in this database.
+fn version() -> Option<String> {
+    let query = "SELECT extversion FROM pg_catalog.pg_extension
+         WHERE extname OPERATOR(pg_catalog.=) $1::pg_catalog.name";
+    let version = Spi::connect(|client| {
+        client.select(query, Some(1), &[EXTENSION.into()])?.first().get_one::<Text>()
+    });
+    version.ok().flatten().map(|version| version.0)
+}
+
+/// A version as it is ordered: 0.10.0 comes after 0.9.1.
+fn numbers(version: &str) -> Vec<u32> {
+    let number = |part: &str| {
+        let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        part[..end].parse().unwrap_or(0)
+    };
+    version.split('.').map(number).collect()
 }
 
 /// A rule's name; the cache has none.

@@ -16,6 +16,7 @@ CHANGES_BY = {
     "reload": "sighup",
     "session (superuser)": "superuser",
     "session": "user",
+    "nobody": "internal",
 }
 
 # The objects that the extensions consist of.

@@ -65,3 +65,25 @@ impl Record {
         Ok(record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What 0.1.0 has written into registries is read, and written in the same form: nodes of
+    /// several versions share a registry while they are upgraded one after the other.
+    #[test]
+    fn records_are_those_of_version_0_1_0() {
+        let written = r#"{"format":1,"node":"7300000000000000001-00000000000000aa","host":"db7","nonce":"0123456789abcdef","state":"held","floor":1735689600000000,"until":1735693200000000,"layout":"timestamp:41,worker:10,sequence:12","epoch":1735689600000000,"updated_at":1735689601000000}"#;
+        let record = Record::from_json(written).expect("a record of 0.1.0");
+        assert_eq!(record.until - record.floor, 3_600_000_000);
+        assert_eq!(record.to_json(), written);
+        for (state, name) in
+            [(State::Claimed, "claimed"), (State::Held, "held"), (State::Released, "released")]
+        {
+            let json = Record { state, ..record.clone() }.to_json();
+            assert!(json.contains(&format!(r#""state":"{name}""#)));
+            assert_eq!(Record::from_json(&json).map(|read| read.state), Ok(state));
+        }
+    }
+}
