@@ -123,7 +123,7 @@ def millions(installation):
 
 def plant(connection):
     """Plant faults of all kinds; what an audit must find."""
-    query = "SELECT id FROM items WHERE id < (SELECT min(id) FROM items) + (50::bigint << 22) ORDER BY id"
+    query = "SELECT id FROM items ORDER BY id LIMIT 200000"
     ids = [number for (number,) in connection.execute(query)]
     # Rows behind another one of the same tick, far from each other.
     late = [b for a, b in itertools.pairwise(ids) if b == a + 1][::5000][:24]
