@@ -20,6 +20,8 @@ CLOCK = Candidate("C function: reads the clock", "floor_clock()")
 CLOCK_CAS = Candidate("C function: clock and compare-and-swap", "floor_clock_cas()")
 SNOWFLAKE = Candidate("snowflake_nextval()", "snowflake_nextval()")
 SNOWFLAKE_64 = Candidate("snowflake_nextval(), backend_block 64", "snowflake_nextval()", block=64)
+# After an id of 2026: there is nothing to be done.
+SNOWFLAKE_AFTER = Candidate("snowflake_nextval_after(id)", "snowflake_nextval_after(132271570946793472)")
 NEXTVAL = Candidate("nextval(), CACHE 1", "nextval('cache1')")
 NEXTVAL_32 = Candidate("nextval(), CACHE 32", "nextval('cache32')")
 NEXTVAL_1000 = Candidate("nextval(), CACHE 1000", "nextval('cache1000')")

@@ -65,6 +65,7 @@ NEXTVAL = f"SELECT count(snowflake_nextval()) FROM {SERIES}"
 REST_OF_TICK = "count((SELECT snowflake_batch(4096 + 0 * i) LIMIT 1))"
 ROWS = [
     Row("snowflake_nextval()", NEXTVAL),
+    Row("snowflake_nextval_after(id)", f"SELECT count(snowflake_nextval_after({ID})) FROM {SERIES}"),
     Row("snowflake_nextval(), first of a tick", f"SELECT count(snowflake_nextval()), {REST_OF_TICK} FROM {SERIES}"),
     Row("snowflake_nextval(), backend_block = 64", NEXTVAL, backend_block=64),
     Row(

@@ -49,6 +49,7 @@ pub(crate) enum Error {
     ClockUncertain { error: u64, max: u64 },
     ClockUnknown { max: u64 },
     ClockBehind { by: u64, now: i64, max_wait: Duration },
+    SeenAhead { id: i64, by: u64, now: i64, max_wait: Duration },
     TimeExhausted { layout: Layout },
     // Settings and layouts
     BadSetting { setting: String, value: String, why: Box<Self> },
@@ -383,6 +384,18 @@ impl Error {
                     duration(max_wait.as_micros() as u64),
                 ),
                 CLOCK_HINT.to_owned(),
+            ),
+            Self::SeenAhead { id, by, now, max_wait } => Text::new(
+                Clock,
+                format!("snowflake id {id} is {} ahead of what this node may generate", duration(*by)),
+                format!(
+                    "The clock reads {}; a greater id can be generated from {} on. Up to {} is waited for (snowflake_id.max_wait), and ids may run ahead of the clock by {} (snowflake_id.max_ahead).",
+                    shown(Some(*now)),
+                    shown(now.checked_add_unsigned(*by)),
+                    duration(max_wait.as_micros() as u64),
+                    duration(settings::max_ahead()),
+                ),
+                "The node that generated the id, or this one, has a wrong clock: check the time synchronisation (NTP) of both. Or allow ids to run ahead of the clock: ALTER SYSTEM SET snowflake_id.max_ahead = '1s'; SELECT pg_reload_conf();",
             ),
             Self::TimeExhausted { layout } => Text::new(
                 Time,

@@ -11,6 +11,7 @@ from candidates import (
     NEXTVAL_1000,
     SNOWFLAKE,
     SNOWFLAKE_64,
+    SNOWFLAKE_AFTER,
     UUID,
     UUID7,
 )
@@ -21,7 +22,7 @@ from report import Figure, Table, above, ratio
 class Calls:
     name = "calls"
     title = "One call"
-    candidates = (*FLOORS, *IDS, UUID, UUID7, INSTAGRAM)
+    candidates = (*FLOORS, *IDS, SNOWFLAKE_AFTER, UUID, UUID7, INSTAGRAM)
 
     def measure(self, bench):
         calls = 200_000

@@ -1,7 +1,7 @@
 //! Generating ids.
 
 use crate::error::{Error, OrRaise};
-use crate::generator::{Generator, generator, next_at_once};
+use crate::generator::{Generator, generator, next_after_at_once, next_at_once};
 use crate::settings;
 use pgrx::array::FlatArray;
 use pgrx::memcx;
@@ -9,6 +9,7 @@ use pgrx::palloc::PBox;
 use pgrx::pgrx_extern_c_guard;
 use pgrx::prelude::*;
 use snowflake_core::Slots;
+use std::panic::AssertUnwindSafe;
 
 /// `snowflake_nextval()`, by hand: `pg_extern` would guard the whole call against panics,
 /// which makes it a third dearer. Here a call that finds an id at once does without: nothing
@@ -29,15 +30,52 @@ pub(super) extern "C" fn pg_finfo_snowflake_nextval_wrapper() -> &'static pg_sys
     &VERSION_1
 }
 
+/// `snowflake_nextval_after(id)`, by hand as `snowflake_nextval()` is. Without an id there is
+/// nothing to exceed.
+#[unsafe(no_mangle)]
+#[allow(unsafe_code)]
+pub(super) unsafe extern "C-unwind" fn snowflake_nextval_after_wrapper(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it as it is declared: with one argument, a bigint.
+    let seen = unsafe { (*fcinfo).args.as_slice(1)[0] };
+    if seen.isnull {
+        return next_at_once().map_or_else(nextval_guarded, pg_sys::Datum::from);
+    }
+    let seen = seen.value.value() as i64;
+    next_after_at_once(seen).map_or_else(|| nextval_after_guarded(seen), pg_sys::Datum::from)
+}
+
+/// Tells PostgreSQL how the function above is called.
+#[unsafe(no_mangle)]
+#[allow(unsafe_code)]
+pub(super) extern "C" fn pg_finfo_snowflake_nextval_after_wrapper()
+-> &'static pg_sys::Pg_finfo_record {
+    const VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &VERSION_1
+}
+
 #[cold]
 fn nextval_guarded() -> pg_sys::Datum {
+    guarded(Generator::next)
+}
+
+#[cold]
+fn nextval_after_guarded(seen: i64) -> pg_sys::Datum {
+    guarded(|generator| generator.next_after(seen))
+}
+
+fn guarded(next: impl FnOnce(&Generator) -> Result<i64, Error>) -> pg_sys::Datum {
+    // What is unwound is of this crate, and holds whatever became of it.
+    let next = AssertUnwindSafe(next);
     // SAFETY: the closure takes nothing from the call, and what it raises becomes an
     // error of PostgreSQL at the guard.
     #[allow(unsafe_code)]
     unsafe {
-        pgrx_extern_c_guard(|| {
-            pg_sys::Datum::from(generator().and_then(Generator::next).or_raise())
-        })
+        pgrx_extern_c_guard(AssertUnwindSafe(|| {
+            let AssertUnwindSafe(next) = next;
+            pg_sys::Datum::from(generator().and_then(next).or_raise())
+        }))
     }
 }
 

@@ -11,6 +11,13 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_nextval_wrapper';
 COMMENT ON FUNCTION snowflake_nextval() IS
 'generates the next id of this node; for use as a column default';
 
+CREATE FUNCTION snowflake_nextval_after(id bigint) RETURNS bigint
+VOLATILE PARALLEL SAFE
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_nextval_after_wrapper';
+
+COMMENT ON FUNCTION snowflake_nextval_after(bigint) IS
+'generates the next id of this node that is greater than id, which another node may have generated';
+
 CREATE FUNCTION snowflake_batch(n integer) RETURNS SETOF bigint
 VOLATILE PARALLEL SAFE ROWS 1000
 LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_batch_wrapper';

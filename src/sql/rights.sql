@@ -3,6 +3,7 @@
 -- default is evaluated with those of whoever inserts.
 GRANT EXECUTE ON FUNCTION
     snowflake_nextval(),
+    snowflake_nextval_after(bigint),
     snowflake_batch(integer),
     snowflake_batch_array(integer),
     snowflake_lastval(),

@@ -39,6 +39,11 @@
 //! [`Allocator::claim`] would not: it is that function for the case that nothing has changed
 //! but the sequence, and leaves every other case to it.
 //!
+//! # An id that was seen elsewhere
+//!
+//! [`Allocator::claim_after`] begins where a node's ids are greater than it. It is a claim like any
+//! other, only that it may leave slots out, which are never issued.
+//!
 //! # Taking a window away
 //!
 //! [`Allocator::open`] and [`Allocator::close`] shut the limit, then
@@ -57,6 +62,7 @@
 //! it depends on is in the one word that is swapped.
 
 use crate::clock::Clock;
+use crate::error::FieldError;
 use crate::layout::{Field, Layout};
 use crate::reserved::Reserved;
 use crate::sync::{AtomicU64, CacheLine, Ordering};
@@ -89,6 +95,13 @@ pub struct ClaimedTick {
     end: i64,
 }
 
+/// An id that was seen elsewhere, which those to be generated here must exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    id: i64,
+    slot: u64,
+}
+
 /// Where an allocator stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -115,6 +128,14 @@ pub enum Claim {
         /// Microseconds until it has.
         by: u64,
     },
+    /// The id that was seen is of a time which the clock, with what ids may be ahead of it, has not
+    /// reached: claim again when it has.
+    SeenAhead {
+        /// That id.
+        id: i64,
+        /// Microseconds until it has.
+        by: u64,
+    },
     /// The window does not reach this far, or there is none.
     NeedWindow,
     /// The layout's time field is used up, for ever.
@@ -129,6 +150,31 @@ impl Allocator {
     /// from now. A claim never waits; it says what to wait for.
     #[inline]
     pub fn claim(&self, layout: &Layout, clock: &impl Clock, n: u64, max_ahead: u64) -> Claim {
+        self.claim_from(layout, clock, n, None, max_ahead)
+    }
+
+    /// The same for slots whose ids are greater than one that was seen. The cursor moves up to
+    /// them, and so never farther than `max_ahead` from the clock.
+    pub fn claim_after(
+        &self,
+        layout: &Layout,
+        clock: &impl Clock,
+        n: u64,
+        seen: Seen,
+        max_ahead: u64,
+    ) -> Claim {
+        self.claim_from(layout, clock, n, Some(seen), max_ahead)
+    }
+
+    #[inline(always)]
+    fn claim_from(
+        &self,
+        layout: &Layout,
+        clock: &impl Clock,
+        n: u64,
+        seen: Option<Seen>,
+        max_ahead: u64,
+    ) -> Claim {
         let bits = layout.slot_bits();
         let mut now = since_epoch(layout, clock);
         let mut cursor = self.cursor.0.load(Ordering::Acquire);
@@ -139,7 +185,8 @@ impl Allocator {
             };
             let (node, slot) = (cursor >> bits, cursor & layout.last_slot());
             let limit = self.limit_of(layout, node);
-            let start = slot.max(present);
+            let own = slot.max(present);
+            let start = seen.map_or(own, |seen| own.max(seen.first_after(layout, node)));
             let taken = start.saturating_add(n.max(1)).min(end_of_tick(layout, start)).min(limit);
             let wait = wait_for(layout, start, now, max_ahead);
             if wait > 0 || taken <= start {
@@ -151,7 +198,12 @@ impl Allocator {
                     clock_read_after_cursor = true;
                     continue;
                 }
-                return refusal(layout, start, limit, wait);
+                return match seen {
+                    Some(seen) if start > own => {
+                        self.refusal_after(layout, cursor, seen, start, limit, wait)
+                    }
+                    _ => refusal(layout, start, limit, wait),
+                };
             }
             match self.cursor.0.compare_exchange_weak(
                 cursor,
@@ -182,6 +234,19 @@ impl Allocator {
         tick: &ClaimedTick,
         max_ahead: u64,
     ) -> Option<i64> {
+        self.claim_next_if(layout, now, tick, max_ahead, |_| true)
+    }
+
+    /// The same if the id fits; else nothing is claimed.
+    #[inline]
+    pub fn claim_next_if(
+        &self,
+        layout: &Layout,
+        now: i64,
+        tick: &ClaimedTick,
+        max_ahead: u64,
+        fits: impl Fn(i64) -> bool,
+    ) -> Option<i64> {
         if !tick.is_open(now, max_ahead) {
             return None;
         }
@@ -191,7 +256,7 @@ impl Allocator {
         let mut cursor = self.cursor.0.load(Ordering::Acquire);
         loop {
             let id = tick.id(layout, cursor)?;
-            if !self.reaches(tick, cursor) {
+            if !fits(id) || !self.reaches(tick, cursor) {
                 return None;
             }
             // The limit lies beyond the cursor, so there is one more slot in the word.
@@ -220,10 +285,24 @@ impl Allocator {
         slots: &mut Slots,
         max_ahead: u64,
     ) -> Option<i64> {
+        self.next_claimed_if(layout, now, tick, slots, max_ahead, |_| true)
+    }
+
+    /// The same if the id fits.
+    #[inline]
+    pub fn next_claimed_if(
+        &self,
+        layout: &Layout,
+        now: i64,
+        tick: &ClaimedTick,
+        slots: &mut Slots,
+        max_ahead: u64,
+        fits: impl Fn(i64) -> bool,
+    ) -> Option<i64> {
         if slots.is_empty() || !tick.is_open(now, max_ahead) || !self.reaches(tick, slots.end - 1) {
             return None;
         }
-        let id = tick.id(layout, slots.next)?;
+        let id = tick.id(layout, slots.next).filter(|&id| fits(id))?;
         slots.next += 1;
         Some(id)
     }
@@ -313,6 +392,34 @@ impl Allocator {
         word < limit && limit <= tick.node_end
     }
 
+    /// Why a claim got nothing that would begin at `start`, beyond the node's own ids, because of an
+    /// id that was seen.
+    ///
+    /// Where only the window is missing, the cursor moves up to its end: the keeper reserves from there on,
+    /// and further with each look.
+    #[cold]
+    fn refusal_after(
+        &self,
+        layout: &Layout,
+        cursor: u64,
+        seen: Seen,
+        start: u64,
+        limit: u64,
+        wait: u64,
+    ) -> Claim {
+        if wait > layout.tick_length() && limit > 0 {
+            return Claim::SeenAhead { id: seen.id, by: wait };
+        }
+        let refusal = refusal(layout, start, limit, wait);
+        let end = cursor & !layout.last_slot() | limit;
+        if refusal == Claim::NeedWindow && cursor < end {
+            // If it fails, others have moved it, and the next claim sees how far.
+            let _ =
+                self.cursor.0.compare_exchange(cursor, end, Ordering::AcqRel, Ordering::Acquire);
+        }
+        refusal
+    }
+
     /// Takes the window away: claims get [`Claim::NeedWindow`], but one that is under way
     /// may still succeed.
     fn shut(&self) {
@@ -377,6 +484,33 @@ fn refusal(layout: &Layout, start: u64, limit: u64, wait: u64) -> Claim {
     } else {
         // The clock once read more than it does now, or has not reached the epoch.
         Claim::ClockBehind { by: wait }
+    }
+}
+
+impl Seen {
+    /// An id that was seen. An error if it is none of the layout.
+    #[inline]
+    pub fn new(layout: &Layout, id: i64) -> Result<Self, FieldError> {
+        layout.slot_of(id).map(|slot| Self { id, slot })
+    }
+
+    /// Whether it is less than another id.
+    #[inline]
+    pub const fn is_less(self, id: i64) -> bool {
+        self.id < id
+    }
+
+    /// The first slot of a node whose id is greater; the greatest end where there is none.
+    fn first_after(self, layout: &Layout, node: u64) -> u64 {
+        let tick = layout.tick_of_slot(self.slot);
+        // In its tick another node's ids are all greater, or all less, or it depends on the sequence:
+        // the layout says which.
+        let next_tick = layout.first_slot(tick).saturating_add(layout.first_slot(1));
+        let candidates =
+            [layout.first_slot(tick), self.slot, self.slot.saturating_add(1), next_tick];
+        let last = layout.last_slot();
+        let greater = |slot: &u64| *slot < last && layout.id(node, *slot) > self.id;
+        candidates.into_iter().find(greater).unwrap_or(last)
     }
 }
 

@@ -36,7 +36,7 @@ pub mod tenancy;
 pub mod text;
 pub mod window;
 
-pub use allocator::{Allocator, Claim, ClaimedTick, Position, Slots};
+pub use allocator::{Allocator, Claim, ClaimedTick, Position, Seen, Slots};
 pub use clock::{Clock, ManualClock};
 pub use clock_watch::ClockWatch;
 pub use error::{FieldError, LayoutError, TextError, TimeError};

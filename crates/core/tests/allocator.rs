@@ -5,7 +5,8 @@
 use proptest::prelude::*;
 use snowflake_core::reserved::{Journal, at_once};
 use snowflake_core::{
-    Allocator, Claim, ClaimedTick, Clock, Field, Layout, ManualClock, Position, Reserved,
+    Allocator, Claim, ClaimedTick, Clock, Field, FieldError, Layout, ManualClock, Position,
+    Reserved, Seen,
 };
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -373,6 +374,117 @@ fn the_end_of_a_window_is_exact_and_final() {
     assert_eq!(next, [layout.id(5, end + 1)]);
 }
 
+/// A claim of one id that is greater than another, at a moment.
+fn claim_after(
+    allocator: &Allocator,
+    layout: &Layout,
+    seen: i64,
+    now: i64,
+    max_ahead: u64,
+) -> Claim {
+    let seen = Seen::new(layout, seen).unwrap();
+    allocator.claim_after(layout, &ManualClock::new(now), 1, seen, max_ahead)
+}
+
+#[test]
+fn an_id_exceeds_one_that_was_seen_and_by_no_more_than_it_must() {
+    // In which slot of tick 7000 the first greater id is, seen from worker 5 with sequence 10; 4096 is
+    // the first of the next tick.
+    for (text, worker, slot) in [
+        ("timestamp:41,worker:10,sequence:12", 4, 4096),
+        ("timestamp:41,worker:10,sequence:12", 5, 11),
+        ("timestamp:41,worker:10,sequence:12", 6, 0),
+        ("timestamp:41,sequence:12,worker:10", 4, 11),
+        ("timestamp:41,sequence:12,worker:10", 5, 11),
+        ("timestamp:41,sequence:12,worker:10", 6, 10),
+    ] {
+        let layout = Layout::parse(text, Some(0)).unwrap();
+        let tick = layout.first_slot(7000);
+        let seen = layout.id(5, tick + 10);
+        let allocator = open(&layout, worker);
+        assert_eq!(
+            ids(&layout, claim_after(&allocator, &layout, seen, 7_000_000, 1000)),
+            [layout.id(worker, tick + slot)],
+            "{text}, worker {worker}"
+        );
+        assert!(layout.id(worker, tick + slot) > seen);
+        assert!(slot == 0 || layout.id(worker, tick + slot - 1) <= seen);
+        // What lies below the own ids changes nothing.
+        assert_eq!(
+            ids(&layout, claim_after(&allocator, &layout, 0, 7_000_000, 1000)),
+            [layout.id(worker, tick + slot + 1)]
+        );
+    }
+    let layout = layout();
+    assert_eq!(Seen::new(&layout, -1), Err(FieldError::NotOfLayout(-1)));
+}
+
+#[test]
+fn an_id_that_was_seen_is_waited_for_as_far_as_it_is_ahead() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    // Of 900 ms later, by another node.
+    let seen = layout.id(9, layout.first_slot(7900));
+    let after = |now, max_ahead| claim_after(&allocator, &layout, seen, now, max_ahead);
+    // Node 5's ids of its tick are all less, so it takes the next one.
+    assert_eq!(after(7_000_000, 0), Claim::SeenAhead { id: seen, by: 901_000 });
+    assert_eq!(after(7_000_000, 899_999), Claim::SeenAhead { id: seen, by: 1001 });
+    // The last tick of it is waited for as any other.
+    assert_eq!(after(7_000_000, 900_000), Claim::TickExhausted { wait: 1000 });
+    assert_eq!(allocator.position(&layout).cursor, 0, "what is refused moves nothing");
+    let first = layout.first_slot(7901);
+    assert_eq!(ids(&layout, after(7_000_000, 901_000)), [layout.id(5, first)]);
+    // Others go on from there.
+    assert_eq!(claim(&allocator, &layout, 1, 7_000_000, 0), Claim::ClockBehind { by: 901_000 });
+    assert_eq!(
+        ids(&layout, claim(&allocator, &layout, 1, 7_000_000, 901_000)),
+        [layout.id(5, first + 1)]
+    );
+    // Without a window, it is the window that is missing.
+    assert_eq!(claim_after(&Allocator::default(), &layout, seen, 7_000_000, 0), Claim::NeedWindow);
+    // Beyond the end of the layout there is nothing to wait for.
+    let last = layout.max_id(layout.max(Field::Timestamp)).unwrap();
+    assert_eq!(claim_after(&allocator, &layout, last, 7_000_000, u64::MAX), Claim::TimeExhausted);
+}
+
+#[test]
+fn a_window_is_made_up_to_an_id_that_was_seen() {
+    let (layout, allocator) = (layout(), Allocator::default());
+    let first = |tick| layout.first_slot(tick);
+    allocator.open(&layout, 0, reserved(5, first(7100)));
+    let seen = layout.id(5, first(7250));
+    let after = || claim_after(&allocator, &layout, seen, 7_000_000, 1_000_000);
+    for end in [7100, 7200] {
+        allocator.extend(&layout, reserved(5, first(end)));
+        assert_eq!(after(), Claim::NeedWindow);
+        // The keeper sees the ids at the end of the window, and reserves from there on.
+        assert_eq!(allocator.position(&layout).cursor, first(end));
+    }
+    allocator.extend(&layout, reserved(5, first(7300)));
+    assert_eq!(ids(&layout, after()), [layout.id(5, first(7250) + 1)]);
+    // Never for one that is too far ahead.
+    let far = layout.id(5, first(9000));
+    let refused = claim_after(&allocator, &layout, far, 7_000_000, 1_000_000);
+    assert_eq!(refused, Claim::SeenAhead { id: far, by: 1_000_000 });
+    assert_eq!(allocator.position(&layout).cursor, first(7250) + 2);
+}
+
+#[test]
+fn what_was_prepared_is_used_only_if_it_fits() {
+    let (layout, allocator) = (layout(), open(&layout(), 5));
+    let Claim::Ready(mut slots) = claim(&allocator, &layout, 3, 7_000_000, 0) else { panic!() };
+    let tick = ClaimedTick::of(&layout, &slots);
+    let id = |sequence| Some(layout.id(5, layout.first_slot(7000) + sequence));
+    let next = |above| allocator.claim_next_if(&layout, 7_000_000, &tick, 0, |id| id > above);
+    assert_eq!(next(id(3).unwrap()), None);
+    assert_eq!(next(id(2).unwrap()), id(3));
+    let mut block = |above| {
+        allocator.next_claimed_if(&layout, 7_000_000, &tick, &mut slots, 0, |id| id > above)
+    };
+    assert_eq!(block(id(0).unwrap()), None);
+    assert_eq!(block(0), id(0));
+    assert_eq!(block(id(0).unwrap()), id(1));
+}
+
 /// A clock that remembers what it last showed.
 struct Reading<'a> {
     clock: &'a ManualClock,
@@ -486,6 +598,29 @@ proptest! {
             };
             prop_assert_eq!(next(&prepared, &layout, &clock, &mut tick, max_ahead), expected);
             prop_assert_eq!(prepared.position(&layout), plain.position(&layout));
+        }
+    }
+
+    /// Any layout, any node, any id that was seen of the same time: the id that follows is greater,
+    /// and the node has no lesser one that would be.
+    #[test]
+    fn the_next_id_after_any_other(
+        order in 0usize..6, seen in (5u64..8, 0u64..16), node in 0u64..16, begin in 0u64..64
+    ) {
+        let text = [
+            "timestamp:8,datacenter:2,worker:2,sequence:2", "timestamp:8,datacenter:2,sequence:2,worker:2",
+            "timestamp:8,worker:2,datacenter:2,sequence:2", "timestamp:8,worker:2,sequence:2,datacenter:2",
+            "timestamp:8,sequence:2,datacenter:2,worker:2", "timestamp:8,sequence:2,worker:2,datacenter:2",
+        ][order];
+        let layout = Layout::parse(text, Some(0)).unwrap();
+        let of = |node, slot| layout.id(node, slot);
+        for sequence in 0..4 {
+            let seen = of(seen.1, layout.first_slot(seen.0) + sequence);
+            let allocator = Allocator::default();
+            allocator.open(&layout, begin, reserved(node, u64::MAX));
+            let got = ids(&layout, claim_after(&allocator, &layout, seen, 0, 1_000_000))[0];
+            let expected = (begin..).find(|&slot| of(node, slot) > seen).unwrap();
+            prop_assert_eq!(got, of(node, expected), "{}, seen {}", text, seen);
         }
     }
 

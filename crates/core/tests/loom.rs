@@ -11,7 +11,7 @@ use loom::thread;
 use snowflake_core::published::Published;
 use snowflake_core::reserved::{Journal, at_once};
 use snowflake_core::ring::Ring;
-use snowflake_core::{Allocator, Claim, ClaimedTick, Clock, Layout, Reserved};
+use snowflake_core::{Allocator, Claim, ClaimedTick, Clock, Layout, Reserved, Seen};
 use std::convert::Infallible;
 
 fn old() -> Reserved {
@@ -165,6 +165,66 @@ fn nothing_is_issued_behind_the_end_of_a_window() {
             assert!(slot < end, "slot {slot} was issued, and the window's end is {end}");
         }
     });
+}
+
+/// A backend whose ids must exceed one that was seen elsewhere, beyond the window, against one that
+/// goes on as ever, while the keeper makes the window longer, or another node's. Ids are distinct,
+/// increase, keep to the windows, and exceed what was seen.
+fn an_id_that_was_seen_against_the_keeper(change: fn(&Allocator, &Layout), nodes: &'static [u32]) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(move || {
+        let layout = layout();
+        let allocator = Arc::new(Allocator::default());
+        allocator.open(&layout, 2, reserved(1, 3));
+        // Of tick 0, by a node whose ids of a tick are greater than theirs: slot 4 is the first to exceed it.
+        let seen = layout.id(3, 0);
+        let after = {
+            let allocator = Arc::clone(&allocator);
+            thread::spawn(move || {
+                let seen = Seen::new(&layout, seen).unwrap();
+                let got = [(); 2].map(|()| allocator.claim_after(&layout, &Still, 1, seen, 3000));
+                got.into_iter()
+                    .filter_map(|claim| match claim {
+                        Claim::Ready(mut slots) => slots.next_id(&layout),
+                        Claim::NeedWindow => None,
+                        other => panic!("{other:?}"),
+                    })
+                    .collect::<Vec<_>>()
+            })
+        };
+        let other = {
+            let allocator = Arc::clone(&allocator);
+            thread::spawn(move || [claim(&allocator, &layout), claim(&allocator, &layout)].concat())
+        };
+        change(&allocator, &layout);
+        let after = after.join().unwrap();
+        assert!(after.is_sorted(), "not increasing: {after:?}");
+        assert!(after.iter().all(|&id| id > seen), "{after:?} after {seen}");
+        let mut all: Vec<_> = after
+            .iter()
+            .map(|&id| (layout.unpack(id).unwrap().worker.unwrap(), layout.slot_of(id).unwrap()))
+            .collect();
+        all.extend(other.join().unwrap());
+        assert!(all.iter().all(|&(node, slot)| nodes.contains(&node) && slot < 8), "{all:?}");
+        let count = all.len();
+        all.sort_unstable_by_key(|&(_, slot)| slot);
+        all.dedup_by_key(|&mut (_, slot)| slot);
+        assert_eq!(all.len(), count, "claimed twice: {all:?}");
+    });
+}
+
+#[test]
+fn an_id_that_was_seen_while_the_window_grows() {
+    an_id_that_was_seen_against_the_keeper(|at, layout| at.extend(layout, reserved(1, 8)), &[1]);
+}
+
+#[test]
+fn an_id_that_was_seen_while_the_window_changes() {
+    let change = |at: &Allocator, layout: &Layout| {
+        at.open(layout, 0, reserved(2, 8));
+    };
+    an_id_that_was_seen_against_the_keeper(change, &[1, 2]);
 }
 
 #[test]

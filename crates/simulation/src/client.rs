@@ -5,7 +5,7 @@ use crate::machine::At;
 use crate::node::{Node, Server};
 use crate::time;
 use snowflake_core::keeper::State;
-use snowflake_core::{Claim, ClaimedTick, Slots};
+use snowflake_core::{Claim, ClaimedTick, Seen, Slots};
 use std::rc::Rc;
 use tokio::task::spawn_local;
 
@@ -45,6 +45,8 @@ struct Session {
 enum Refused {
     /// The clock is behind the ids.
     Clock,
+    /// It is behind an id that was seen.
+    Seen,
     /// The keeper says why.
     Verdict(State),
     /// It says nothing.
@@ -59,7 +61,7 @@ impl Session {
             // A habit, for a while: how often, and how many at once.
             let pause =
                 self.chance.pick(&[30_000, 100_000, 300_000, 1_000_000, 1_500_000, 7_000_000]);
-            let kind = self.chance.below(4);
+            let kind = self.chance.below(5);
             let calls = self.chance.between(3, 60);
             for _ in 0..calls {
                 let rest = pause / 2 + self.chance.below(pause);
@@ -67,6 +69,7 @@ impl Session {
                 let result = match kind {
                     0 => self.single().await,
                     1 => self.block().await,
+                    2 => self.after_seen().await,
                     // All that is left of the tick.
                     _ => self.batch(u64::MAX >> 1).await,
                 };
@@ -88,7 +91,7 @@ impl Session {
             self.issued(id, id);
             return Ok(());
         }
-        let slots = self.claim(1).await?;
+        let slots = self.claim(1, None).await?;
         self.tick = ClaimedTick::of(&layout, &slots);
         self.all_issued(slots);
         Ok(())
@@ -106,7 +109,7 @@ impl Session {
             return Ok(());
         }
         let size = self.chance.between(2, 9).unsigned_abs();
-        let mut slots = self.claim(size).await?;
+        let mut slots = self.claim(size, None).await?;
         self.tick = ClaimedTick::of(&layout, &slots);
         let mut first = slots;
         if let Some(id) = first.next_id(&layout) {
@@ -118,8 +121,30 @@ impl Session {
     }
 
     async fn batch(&mut self, n: u64) -> Result<(), Refused> {
-        let slots = self.claim(n).await?;
+        let slots = self.claim(n, None).await?;
         self.all_issued(slots);
+        Ok(())
+    }
+
+    /// One id that is greater than the last one of the whole cluster: a row that belongs to another
+    /// one, which another node has stored.
+    async fn after_seen(&mut self) -> Result<(), Refused> {
+        let cluster = self.node.cluster();
+        let (layout, seen) = (cluster.layout, cluster.judge.borrow().last);
+        let Ok(seen_id) = Seen::new(&layout, seen) else { return Ok(()) };
+        let slots = match self.claim(1, Some(seen_id)).await {
+            Ok(slots) => slots,
+            // Another node's clock is ahead, as it well may be here: then without.
+            Err(Refused::Seen) => return self.single().await,
+            Err(refused) => return Err(refused),
+        };
+        self.tick = ClaimedTick::of(&layout, &slots);
+        let id = slots.last_id(&layout);
+        self.all_issued(slots);
+        if id <= seen {
+            let letter = &self.node.letter;
+            cluster.found(&format!("node {letter} issued id {id} after it had seen id {seen}"));
+        }
         Ok(())
     }
 
@@ -140,20 +165,26 @@ impl Session {
     }
 
     /// As `Generator::claim` does, in `src/generator.rs`.
-    async fn claim(&mut self, n: u64) -> Result<Slots, Refused> {
+    async fn claim(&mut self, n: u64, seen: Option<Seen>) -> Result<Slots, Refused> {
         let layout = self.node.cluster().layout;
         let begun = time();
         let (mut asked, mut behind_since) = (None, None);
         loop {
             let wall = At(self.node.wall());
             let max_ahead = self.max_ahead();
-            match self.server.allocator.claim(&layout, &wall, n, max_ahead) {
+            let allocator = &self.server.allocator;
+            let claim = match seen {
+                None => allocator.claim(&layout, &wall, n, max_ahead),
+                Some(seen) => allocator.claim_after(&layout, &wall, n, seen, max_ahead),
+            };
+            match claim {
                 Claim::Ready(slots) => return Ok(slots),
                 Claim::TickExhausted { wait } => self.node.rest(wait.min(100_000)).await,
-                Claim::ClockBehind { by } => {
+                Claim::ClockBehind { by } | Claim::SeenAhead { by, .. } => {
                     let since = *behind_since.get_or_insert(time());
                     if (time() - since).unsigned_abs() + by > MAX_WAIT {
-                        return Err(Refused::Clock);
+                        let seen = matches!(claim, Claim::SeenAhead { .. });
+                        return Err(if seen { Refused::Seen } else { Refused::Clock });
                     }
                     self.node.rest(by.min(100_000)).await;
                 }
@@ -195,12 +226,16 @@ impl Session {
                 {
                     self.server.refused_while_locked.set(true);
                 }
-                if let Refused::Silent | Refused::Time | Refused::Clock | Refused::Verdict(_) =
-                    refused
+                if let Refused::Silent
+                | Refused::Time
+                | Refused::Clock
+                | Refused::Seen
+                | Refused::Verdict(_) = refused
                     && cluster.is_verbose()
                 {
                     let why = match refused {
                         Refused::Clock => "clock",
+                        Refused::Seen => "seen",
                         Refused::Verdict(state) => state.word(),
                         Refused::Silent => "no answer",
                         Refused::Time => "time",

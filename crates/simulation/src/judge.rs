@@ -19,6 +19,8 @@ pub struct Judge {
     issued: BTreeMap<(u64, u64), Issued>,
     /// Ids that were issued.
     pub ids: u64,
+    /// The last of them.
+    pub last: i64,
     /// What was found to be wrong first.
     pub violation: Option<String>,
 }
@@ -26,7 +28,7 @@ pub struct Judge {
 impl Judge {
     /// One that has seen nothing yet.
     pub const fn new(layout: Layout) -> Self {
-        Self { layout, issued: BTreeMap::new(), ids: 0, violation: None }
+        Self { layout, issued: BTreeMap::new(), ids: 0, last: 0, violation: None }
     }
 
     /// Something is wrong.
@@ -37,6 +39,7 @@ impl Judge {
     /// A node issued the slots from `first` up to `end` with a number.
     pub fn issued(&mut self, node: &str, number: u64, first: u64, end: u64, time: i64) {
         self.ids += end - first;
+        self.last = self.layout.id(number, end - 1);
         // What began before, and what begins within.
         let before = self.issued.range(..=(number, first)).next_back();
         let before = before.filter(|((of, _), other)| *of == number && other.end > first);

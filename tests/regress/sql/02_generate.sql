@@ -31,6 +31,26 @@ SELECT snowflake_nextval() > :id AS greater;
 SELECT count(*) FROM snowflake_batch(10);
 COMMIT;
 
+-- After an id that was seen: of no time, of the last one, of a node whose ids of the same tick are greater.
+SELECT snowflake_nextval_after(0) > :lost AND snowflake_nextval_after(NULL) > :lost AS greater;
+SELECT snowflake_nextval() AS id \gset
+SELECT snowflake_nextval_after(:id) > :id AS greater;
+SELECT snowflake_nextval_after(:id) = snowflake_lastval() AS is_last;
+SELECT bool_and(after > seen) AS greater, bool_and(worker_id = 1) AS own, count(DISTINCT after)
+FROM (SELECT seen, snowflake_nextval_after(seen) AS after
+      FROM (SELECT snowflake_encode(clock_timestamp(), 1023, 4095) AS seen FROM generate_series(1, 1000) OFFSET 0) AS a
+      OFFSET 0) AS b, snowflake_decode(after);
+SET snowflake_id.backend_block = 64;
+SELECT snowflake_nextval() AS id \gset
+SELECT snowflake_encode(clock_timestamp(), 1023, 0) AS seen \gset
+SELECT snowflake_nextval_after(:seen) > :seen AS greater, snowflake_nextval() > :seen AS greater;
+RESET snowflake_id.backend_block;
+CREATE TABLE children (id bigint PRIMARY KEY, parent_id bigint);
+PREPARE child AS INSERT INTO children SELECT snowflake_nextval_after(id), id FROM events WHERE id > 0;
+EXECUTE child;
+SELECT count(*), bool_and(id > parent_id) AS greater FROM children;
+DROP TABLE children;
+
 -- Batches.
 SELECT count(*), count(DISTINCT id), min(id) > :id AS later FROM snowflake_batch(100000) AS id;
 SELECT bool_and(id > before) AS increasing

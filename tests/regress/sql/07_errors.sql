@@ -29,6 +29,7 @@ SELECT * FROM refusal('SELECT snowflake_lastval()');
 
 -- Ids
 SELECT * FROM refusal('SELECT snowflake_decode(-1)');
+SELECT * FROM refusal('SELECT snowflake_nextval_after(-1)');
 SELECT * FROM refusal('SELECT snowflake_timestamp(-9223372036854775808)');
 SELECT * FROM refusal('SELECT snowflake_worker_id(-1)');
 SELECT * FROM refusal($$SELECT snowflake_decode(9223372036854775807, 'js53')$$);
