@@ -136,8 +136,8 @@ impl World for Server {
         self.lessee.let_go();
     }
 
-    async fn release(&mut self, until: i64, at_most: Duration) -> Result<(), String> {
-        self.lessee.release(until, at_most)
+    async fn release(&mut self, held: &Held, until: i64, at_most: Duration) -> Result<(), String> {
+        self.lessee.release(held, until, at_most)
     }
 
     fn show(&mut self, what: Shown<'_>) {

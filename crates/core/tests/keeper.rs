@@ -5,9 +5,11 @@ use snowflake_core::keeper::{
     Counted, Failure, Home, Keeper, Notice, Order, Outcome, Reading, Settings, Shown, State, World,
 };
 use snowflake_core::reserved::at_once;
-use snowflake_core::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms};
+use snowflake_core::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms, Trouble};
 use snowflake_core::window::{NodeName, Record};
 use snowflake_core::{Allocator, Claim, Clock, Layout};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 const SECOND: i64 = 1_000_000;
@@ -33,6 +35,10 @@ struct Server {
     outcome: Option<Outcome>,
     /// Whether its disk is full.
     full: bool,
+    /// Whether the registry is out of reach, and has not been heard of.
+    silent: bool,
+    /// What was given back at the end, and from when on others may have it.
+    released: Rc<RefCell<Vec<(u64, i64)>>>,
 }
 
 impl World for Server {
@@ -104,6 +110,9 @@ impl World for Server {
         _kept: Option<&KeptLease>,
         _remembers: bool,
     ) -> Result<LeaseStatus, String> {
+        if self.silent {
+            return Ok(self.lease());
+        }
         let now = self.now.unwrap().wall;
         let fresh = || Held {
             number: asked.base + asked.range.start(),
@@ -119,6 +128,10 @@ impl World for Server {
     }
 
     fn lease(&self) -> LeaseStatus {
+        if self.silent {
+            let trouble = Some(Trouble { since: NOW, why: "no answer".to_owned() });
+            return LeaseStatus { trouble, ..LeaseStatus::default() };
+        }
         let held = self.lease.as_ref().map(|(_, held)| held.clone());
         LeaseStatus { held, answered: true, ..LeaseStatus::default() }
     }
@@ -131,7 +144,8 @@ impl World for Server {
         self.lease = None;
     }
 
-    async fn release(&mut self, _until: i64, _at_most: Duration) -> Result<(), String> {
+    async fn release(&mut self, held: &Held, until: i64, _at_most: Duration) -> Result<(), String> {
+        self.released.borrow_mut().push((held.number, until));
         Ok(())
     }
 
@@ -185,6 +199,14 @@ impl Node {
         }
         let server = self.server();
         (server.verdict.unwrap(), std::mem::take(&mut server.log))
+    }
+
+    /// The end in peace: what was given back, and from when on others may have it.
+    fn stop(mut self) -> Vec<(u64, i64)> {
+        let released = Rc::clone(&self.server().released);
+        let reading = Reading { now: self.now, booted_at: 0, estimate: None };
+        at_once(self.keeper.close(&reading)).unwrap();
+        released.take()
     }
 
     /// The number that ids are issued with now; none where there is no window for now.
@@ -267,6 +289,42 @@ fn by_bad_settings_no_node_starts() {
     let mut node = Node::new("twitter", half);
     assert_eq!(node.looks(3), (State::NoDatacenterId, lines(&["no ids: no_datacenter_id"])));
     assert_eq!(node.issues_with(), None);
+}
+
+/// A lease is given back whether the registry has been heard of since the terms changed or not; and not
+/// sooner than the record on disk, by which the node may go on with it, says that it ends.
+#[test]
+fn a_stop_gives_back_the_lease_that_the_node_knows_of() {
+    let leased = Settings { registry: Some("here".to_owned()), range: 7..=9, ..settings() };
+    let ready = || {
+        let mut node = Node::new("default", leased.clone());
+        assert_eq!(node.looks(2), (State::Ready, lines(&["ready with 7"])));
+        node
+    };
+    let node = ready();
+    let back = node.now + 5 * SECOND;
+    assert_eq!(node.stop(), [(7, back)]);
+
+    let mut node = ready();
+    node.server().silent = true;
+    node.looks(1);
+    assert_eq!(node.issues_with(), Some(7));
+    let back = node.now + 5 * SECOND;
+    assert_eq!(node.stop(), [(7, back)]);
+
+    // What the disk says of it, stands.
+    let mut node = ready();
+    let on_disk = node.server().records[0].lease.as_ref().unwrap().until;
+    node.server().full = true;
+    assert!(on_disk > node.now + 5 * SECOND);
+    assert_eq!(node.stop(), [(7, on_disk)]);
+
+    // Nobody knows what it says.
+    let mut node = ready();
+    node.server().full = true;
+    node.looks(2);
+    let end = node.server().lease.as_ref().unwrap().1.until;
+    assert_eq!(node.stop(), [(7, end)]);
 }
 
 #[test]

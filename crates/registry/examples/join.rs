@@ -45,7 +45,7 @@ async fn join(address: &Address, rounds: u32, last: u64) -> String {
         let begun = Instant::now();
         let (number, nonce) = take(&mut store, 0..=last).await;
         times.push(format!("{:.2}", begun.elapsed().as_secs_f64() * 1000.0));
-        lease::release(&mut store, number, &nonce, NOW, NOW).await.unwrap();
+        lease::release(&mut store, number, &[&nonce], NOW, NOW).await.unwrap();
     }
     times.join(",")
 }

@@ -30,12 +30,14 @@ fn retry(terms: Terms) -> Duration {
 
 /// How long to wait after so many refusals in a row, the last of which is this one. Who is refused
 /// for what is configured on either side is refused again, and each time there is a line in
-/// the registry's log: so 1 s, then twice as long each time, up to 30 s.
-fn back_off(terms: Terms, refusals: u32, is_held: bool) -> Duration {
+/// the registry's log: so 1 s, then twice as long each time, up to 30 s. Where all numbers are taken,
+/// each try reads the records of all.
+fn back_off(terms: Terms, refusals: u32, is_awaited: bool) -> Duration {
     let growing = retry(terms).min(Duration::from_secs(1));
     let growing = growing.saturating_mul(1 << refusals.saturating_sub(1).min(16));
-    // A lease that is to be kept does not wait for so long: it may be a short one.
-    let longest = if is_held { terms.heartbeat } else { terms.heartbeat * 3 };
+    // A lease that is to be kept does not wait for so long: it may be a short one. Nor does a number
+    // that comes free.
+    let longest = if is_awaited { terms.heartbeat } else { terms.heartbeat * 3 };
     growing.min(longest).min(Duration::from_secs(30))
 }
 
@@ -113,9 +115,9 @@ pub struct Trouble {
 type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 enum Command {
-    Release { until: i64, done: Done },
+    Release { held: Held, until: i64, done: Done },
     Another { last: i64 },
-    GiveBack { number: u64, nonce: String, last: i64 },
+    GiveBack { held: Held, last: i64 },
 }
 
 /// The holder of a lease. It is dropped without giving the lease back; see [`Holder::release`].
@@ -188,26 +190,33 @@ impl Holder {
         self.commands.is_closed()
     }
 
-    /// Gives the lease back, of which no id from `until` on has been generated or will be; nobody
+    /// Gives a lease back, be it one that this holder has not found again yet, and whatever else it
+    /// has; and takes nothing any more. No id from `until` on has been generated or will be; nobody
     /// takes the number before that. Waits for so long at most.
-    pub fn release(&self, until: i64, at_most: Duration) -> Result<(), Error> {
+    pub fn release(&self, held: &Held, until: i64, at_most: Duration) -> Result<(), Error> {
         let (done, answer) = std_mpsc::channel();
         // Whoever asked may have waited long enough.
-        self.order_release(until, move |released| drop(done.send(released)));
+        self.order_release(held, until, move |released| drop(done.send(released)));
         answer.recv_timeout(at_most).unwrap_or_else(|_| Err(unanswered()))
     }
 
     /// The same for a task that must not block.
-    pub async fn released(&self, until: i64, at_most: Duration) -> Result<(), Error> {
+    pub async fn released(&self, held: &Held, until: i64, at_most: Duration) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
-        self.order_release(until, move |released| drop(done.send(released)));
+        self.order_release(held, until, move |released| drop(done.send(released)));
         let answer = tokio::time::timeout(at_most, answer).await;
         answer.ok().and_then(Result::ok).unwrap_or_else(|| Err(unanswered()))
     }
 
-    fn order_release(&self, until: i64, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    fn order_release(
+        &self,
+        held: &Held,
+        until: i64,
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let (held, done) = (held.clone(), Box::new(done));
         // Where the thread has failed, `done` is dropped, and is not waited for.
-        let _ = self.commands.send(Command::Release { until, done: Box::new(done) });
+        let _ = self.commands.send(Command::Release { held, until, done });
     }
 
     /// Gives the number back, of which no id from `last` on has been generated or will be, and
@@ -221,8 +230,7 @@ impl Holder {
     /// Gives back a number that was held before, of which no id from `last` on has been made
     /// or will be.
     pub fn give_back(&self, held: &Held, last: i64) {
-        let Held { number, nonce, .. } = held.clone();
-        let _ = self.commands.send(Command::GiveBack { number, nonce, last });
+        let _ = self.commands.send(Command::GiveBack { held: held.clone(), last });
     }
 }
 
@@ -289,8 +297,15 @@ impl<S: Surroundings> Task<S> {
                     }
                     return;
                 }
-                Some(Command::Release { until, done }) => {
-                    let released = self.release(&mut store, until).await;
+                Some(Command::Release { held, until, done }) => {
+                    let released = self.give_back(&mut store, &held, until).await;
+                    // Of another number that it has by now, no id has been generated.
+                    if let Phase::Held(tenure) | Phase::Claimed(tenure, _) = &self.phase
+                        && tenure.number != held.number
+                    {
+                        let floor = tenure.record.floor;
+                        let _ = self.release(&mut store, floor).await;
+                    }
                     self.phase = Phase::Released;
                     done(released);
                 }
@@ -307,9 +322,8 @@ impl<S: Surroundings> Task<S> {
                     self.come_free(released);
                     self.seek();
                 }
-                Some(Command::GiveBack { number, nonce, last }) => {
-                    let now = self.wall().unwrap_or(last);
-                    let released = lease::release(&mut store, number, &nonce, last, now).await;
+                Some(Command::GiveBack { held, last }) => {
+                    let released = self.give_back(&mut store, &held, last).await;
                     self.come_free(released);
                 }
             }
@@ -460,13 +474,15 @@ impl<S: Surroundings> Task<S> {
         status.answered |= error.is_answer();
         let since = status.trouble.take().map(|trouble| trouble.since);
         let since = since.or_else(|| self.wall()).unwrap_or(0);
-        self.refusals = if error.is_of_configuration() { self.refusals + 1 } else { 0 };
+        let is_exhausted = matches!(error, Error::Exhausted { .. });
+        let is_lasting = is_exhausted || error.is_of_configuration();
+        self.refusals = if is_lasting { self.refusals + 1 } else { 0 };
         status.trouble = Some(Trouble { since, error });
-        let is_held = matches!(self.phase, Phase::Held(_));
+        let is_awaited = is_exhausted || matches!(self.phase, Phase::Held(_));
         self.next = Instant::now()
             + match self.refusals {
                 0 => retry(self.terms),
-                refusals => back_off(self.terms, refusals, is_held),
+                refusals => back_off(self.terms, refusals, is_awaited),
             };
     }
 
@@ -482,7 +498,21 @@ impl<S: Surroundings> Task<S> {
             return Ok(());
         };
         let now = self.wall().unwrap_or(tenure.record.updated_at);
-        lease::release(store, tenure.number, &tenure.record.nonce, until, now).await
+        lease::release(store, tenure.number, &[&tenure.record.nonce], until, now).await
+    }
+
+    /// Gives a number back by the lease that the node knows of; or by the one that this holder was
+    /// about to take it up with, which may have been written without an answer.
+    async fn give_back(
+        &self,
+        store: &mut impl Store,
+        held: &Held,
+        until: i64,
+    ) -> Result<(), Error> {
+        let now = self.wall().unwrap_or(until);
+        let nonces: Vec<&str> =
+            [Some(&held.nonce), self.nonce.as_ref()].into_iter().flatten().map(|n| &**n).collect();
+        lease::release(store, held.number, &nonces, until, now).await
     }
 }
 
@@ -492,12 +522,12 @@ mod tests {
 
     #[test]
     fn who_is_refused_comes_back_more_and_more_seldom() {
-        let waits = |heartbeat, is_held| {
+        let waits = |heartbeat, is_awaited| {
             let heartbeat = Duration::from_millis(heartbeat);
             let terms = Terms { duration: heartbeat * 3, heartbeat };
-            [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| back_off(terms, n, is_held).as_millis())
+            [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| back_off(terms, n, is_awaited).as_millis())
         };
-        let seconds = |heartbeat, is_held| waits(heartbeat, is_held).map(|millis| millis / 1000);
+        let seconds = |heartbeat, is_awaited| waits(heartbeat, is_awaited).map(|ms| ms / 1000);
         assert_eq!(seconds(10_000, false), [1, 2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(seconds(10_000, true), [1, 2, 4, 8, 10, 10, 10, 10]);
         assert_eq!(seconds(3_600_000, true), [1, 2, 4, 8, 16, 30, 30, 30]);

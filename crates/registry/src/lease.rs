@@ -184,19 +184,20 @@ pub async fn keep(
     Err(not_kept())
 }
 
-/// Gives back the number of the record with a nonce; no id of it is generated any more. Nobody takes
-/// it before `until`, which counts only from the record's floor on.
+/// Gives back the number of the record with one of these nonces; no id of it is generated any more.
+/// Nobody takes it before `until`, which counts only from the record's floor on.
 pub async fn release(
     store: &mut impl Store,
     number: u64,
-    nonce: &str,
+    nonces: &[&str],
     until: i64,
     now: i64,
 ) -> Result<(), Error> {
     // A heartbeat that was under way when the number was given back may still be written.
     for _ in 0..ROUNDS {
         let found = look(store, number).await?;
-        let Some((entry, record)) = found.filter(|(_, record)| record.nonce == nonce) else {
+        let own = |record: &Record| nonces.contains(&&*record.nonce);
+        let Some((entry, record)) = found.filter(|(_, record)| own(record)) else {
             return Ok(());
         };
         // Below the floor there may be ids of the holder before.
@@ -213,7 +214,7 @@ pub async fn release(
 pub async fn unclaim(store: &mut impl Store, tenure: &Tenure, now: i64) -> Result<(), Error> {
     let Record { nonce, state, floor, .. } = &tenure.record;
     if *state == State::Claimed && !tenure.own {
-        release(store, tenure.number, nonce, *floor, now).await?;
+        release(store, tenure.number, &[nonce], *floor, now).await?;
     }
     Ok(())
 }

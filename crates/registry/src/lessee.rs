@@ -156,15 +156,15 @@ impl<S: Start> Lessee<S> {
     }
 
     /// At the end: nobody takes the number before `until`. Waits for so long at most, and blocks.
-    pub fn release(&self, until: i64, at_most: Duration) -> Result<(), String> {
+    pub fn release(&self, held: &Held, until: i64, at_most: Duration) -> Result<(), String> {
         let Some((_, holder)) = &self.current else { return Ok(()) };
-        holder.release(until, at_most).map_err(|error| self.start.in_words(&error))
+        holder.release(held, until, at_most).map_err(|error| self.start.in_words(&error))
     }
 
     /// The same for a task that must not block.
-    pub async fn released(&self, until: i64, at_most: Duration) -> Result<(), String> {
+    pub async fn released(&self, held: &Held, until: i64, at_most: Duration) -> Result<(), String> {
         let Some((_, holder)) = &self.current else { return Ok(()) };
-        let released = holder.released(until, at_most).await;
+        let released = holder.released(held, until, at_most).await;
         released.map_err(|error| self.start.in_words(&error))
     }
 }

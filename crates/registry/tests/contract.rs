@@ -136,7 +136,7 @@ async fn a_number_is_claimed_confirmed_kept_and_given_back() {
     assert!(alive(store.list().await.unwrap()));
 
     let nonce = &tenure.record.nonce;
-    lease::release(&mut store, 0, nonce, NOW + 7, NOW + 6).await.unwrap();
+    lease::release(&mut store, 0, &[nonce], NOW + 7, NOW + 6).await.unwrap();
     let (_, record) = found(&mut store, 0).await;
     assert_eq!((record.state, record.until), (State::Released, NOW + 7));
     assert!(!alive(store.list().await.unwrap()));
@@ -254,7 +254,7 @@ async fn of_several_numbers_of_its_own_a_node_has_the_last() {
     let between = take_and_confirm(&mut store, &only(1), NOW + 1).await;
     for (tenure, at) in [(&last, NOW + 2), (&between, NOW + 1)] {
         let nonce = &tenure.record.nonce;
-        lease::release(&mut store, tenure.number, nonce, at, at).await.unwrap();
+        lease::release(&mut store, tenure.number, &[nonce], at, at).await.unwrap();
     }
     // Also if it has not come to keep that one.
     let back = Taker { remembers: true, kept: kept(&first), ..taker("a", 9) };
@@ -272,7 +272,7 @@ async fn what_was_only_claimed_is_free_again_for_what_it_had_left() {
     // A number's earlier holder may have generated ids up to the floor, whatever who follows says.
     let claim = take(&mut store, &taker("b", 0), NOW + 5).await;
     assert_eq!(claim.record.floor, NOW + 5);
-    lease::release(&mut store, 0, &claim.record.nonce, NOW + 2, NOW + 6).await.unwrap();
+    lease::release(&mut store, 0, &[&claim.record.nonce], NOW + 2, NOW + 6).await.unwrap();
     assert_eq!(found(&mut store, 0).await.1.until, NOW + 5);
 
     // What is held stays, and what a node had before it claimed it.
@@ -307,7 +307,7 @@ async fn a_number_is_free_when_its_lease_has_ended_and_its_holder_is_silent() {
     // The first one comes back too late, and changes nothing.
     assert_eq!(keep(&mut store, &mut first, later + 1).await, Ok(Fate::Followed));
     assert_eq!(first.record.until, later);
-    lease::release(&mut store, 0, &first.record.nonce, later, later + 1).await.unwrap();
+    lease::release(&mut store, 0, &[&first.record.nonce], later, later + 1).await.unwrap();
     assert_eq!(found(&mut store, 0).await.1, second.record);
     assert_eq!(keep(&mut other, &mut second, later + 2).await, Ok(Fate::Kept));
     assert_eq!(keep(&mut store, &mut first, later + 3).await, Ok(Fate::Followed));
@@ -320,7 +320,7 @@ async fn unused_numbers_come_first_and_then_those_that_ended_first() {
         let range = taker("a", 0);
         let tenure = take(&mut store, &Taker { base: number, ..range }, NOW).await;
         let nonce = &tenure.record.nonce;
-        lease::release(&mut store, number, nonce, until, NOW).await.unwrap();
+        lease::release(&mut store, number, &[nonce], until, NOW).await.unwrap();
     }
     let mut order = Vec::new();
     for _ in 0..4 {
@@ -431,7 +431,7 @@ async fn a_registry_that_has_gone_back_to_a_holder_before_learns_again() {
     let mut store = Registry::new("before").await.connect();
     // The first one has given its number back, long before its lease would have ended.
     let first = take_and_confirm(&mut store, &taker("a", 0), NOW).await;
-    lease::release(&mut store, 0, &first.record.nonce, NOW + 1, NOW + 1).await.unwrap();
+    lease::release(&mut store, 0, &[&first.record.nonce], NOW + 1, NOW + 1).await.unwrap();
     let mut second = take_and_confirm(&mut store, &taker("b", 0), NOW + 2).await;
     overwrite(&mut store, 0, &first.record).await;
     assert_eq!(keep(&mut store, &mut second, NOW + 3).await, Ok(Fate::Kept));

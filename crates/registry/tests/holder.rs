@@ -246,10 +246,24 @@ fn a_number_is_given_back_for_another_one() {
     let other = Record { nonce: "other".to_owned(), ..given_back };
     write(&memory, first.number, &other);
     holder.give_back(&first, NOW + 1);
-    holder.release(NOW + 2, Duration::from_secs(30)).unwrap();
+    holder.release(&second, NOW + 2, Duration::from_secs(30)).unwrap();
     assert_eq!(record(&memory, first.number).unwrap(), other);
     let released = record(&memory, second.number).unwrap();
     assert_eq!((released.state, released.until), (State::Released, NOW + 2));
+}
+
+/// As at a stop soon after a start, or after the terms have changed: the node knows its lease, and the
+/// holder has not asked for it yet.
+#[test]
+fn a_lease_is_given_back_that_was_not_found_again() {
+    let (memory, clock) = (Memory::default(), Clock::new());
+    let first = held(&clock.holder(&memory, taker("a", 0)));
+    clock.set(0);
+    let again = clock.holder(&memory, taker("a", 0));
+    again.release(&first, NOW + 5, Duration::from_secs(30)).unwrap();
+    let released = record(&memory, 0).unwrap();
+    assert_eq!((released.state, released.until), (State::Released, NOW + 5));
+    assert_eq!(again.status().held, None);
 }
 
 #[test]
@@ -280,7 +294,7 @@ fn a_lease_that_has_ended_is_claimed_again() {
 fn what_is_the_matter_is_known_since_when() {
     let (memory, clock) = (Memory::default(), Clock::new());
     let holder = clock.holder(&memory, taker("a", 0));
-    held(&holder);
+    let lease = held(&holder);
     let late = clock.holder(&memory, taker("b", 0));
     let trouble = wait(|| late.status().trouble);
     assert_eq!(trouble.since, NOW);
@@ -288,7 +302,7 @@ fn what_is_the_matter_is_known_since_when() {
     clock.set(NOW + 1);
     heartbeats(&late, 2);
     assert_eq!(late.status().trouble.unwrap().since, NOW);
-    holder.release(NOW, Duration::from_secs(30)).unwrap();
+    holder.release(&lease, NOW, Duration::from_secs(30)).unwrap();
     assert_eq!(held(&late).number, 0);
     assert_eq!(late.status().trouble, None);
 }
@@ -306,8 +320,12 @@ fn a_server_that_never_answers_holds_up_nobody() {
         let holder =
             Holder::start(provider, taker("a", 0), TERMS, || Some(Now { wall: NOW, ids: NOW }))
                 .unwrap();
-        // There is nothing to give back while it waits for an answer.
-        assert_eq!(holder.release(NOW, Duration::from_secs(30)), Ok(()));
+        // The end of a server waits for so long, whatever the holder waits for.
+        let nonce = "nonce".to_owned();
+        let lease = Held { number: 0, floor: NOW, until: NOW + MINUTE, nonce, followed: false };
+        let unanswered = Error::unreachable("the registry", "no answer in time");
+        let released = holder.release(&lease, NOW, Duration::from_millis(10));
+        assert_eq!(released, Err(unanswered));
         let provider = Address::parse(&address).unwrap().provider(TERMS);
         let holder =
             Holder::start(provider, taker("a", 0), TERMS, || Some(Now { wall: NOW, ids: NOW }))
@@ -335,6 +353,6 @@ fn an_objection_is_not_for_ever() {
     wait(|| second.status().trouble);
     assert_eq!(second.status().held, None);
     assert_eq!(record(&memory, 0).unwrap().nonce, lease.nonce);
-    first.release(NOW, Duration::from_secs(30)).unwrap();
+    first.release(&lease, NOW, Duration::from_secs(30)).unwrap();
     assert_eq!(held(&second).number, 0);
 }

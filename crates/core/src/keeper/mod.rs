@@ -372,8 +372,8 @@ impl<W: World> Keeper<W> {
             let same = contested.node == home.name.to_string();
             let to = format!("{} ({})", contested.node, contested.host);
             self.world.log(Notice::WorkerIdLost { to, same });
-            // It shall not come back as the holder.
-            self.own.kept = None;
+            // It shall not come back as the holder, nor give back what is another's.
+            (self.own.kept, self.leased) = (None, None);
             self.amend(None).await?;
         }
         if let Some(held) = status.held {
@@ -408,8 +408,12 @@ impl<W: World> Keeper<W> {
         if !asked.range.contains(&id) || kept.until <= look.reading.now {
             return None;
         }
-        // Of what it may issue from, the mark knows better than the lease's own beginning.
-        let floor = window::time_of_slot(&self.layout, self.own.written);
+        // Of what it may issue from, the mark knows better than the lease's own beginning; where the
+        // lease's window is open, it goes on.
+        let open = self.open.as_ref().map(|open| &open.assigned);
+        let open = open.filter(|assigned| assigned.nonce() == Some(&*kept.nonce));
+        let floor = open.and_then(Assigned::floor);
+        let floor = floor.unwrap_or_else(|| window::time_of_slot(&self.layout, self.own.written));
         let KeptLease { nonce, until } = kept.clone();
         let held = Held { number, floor, until, nonce, followed: false };
         Some(Assigned::leased(&self.layout, held))
@@ -872,6 +876,16 @@ impl<W: World> Keeper<W> {
         self.open.take().map(|open| (open, end))
     }
 
+    /// The lease that is to be given back at the end: that of the window that was open, or of the
+    /// number that ids were issued with last; as the registry last confirmed it, or as the node knows
+    /// it where nothing has been heard of the registry since the start, or since its terms changed.
+    fn leaving(&self, open: Option<&Open>) -> Option<Held> {
+        let node = open.map(|open| open.assigned.node).or(self.leased.as_ref().map(|l| l.number));
+        let is_it = |held: &Held| node.is_none_or(|node| node == held.number);
+        let known = self.leased.clone().or_else(|| open?.assigned.held.clone());
+        self.world.lease().held.filter(is_it).or(known)
+    }
+
     /// The end in peace: records exactly what was issued, so that the next start waits for
     /// nothing, and lets go of the lease.
     pub async fn close(mut self, reading: &Reading) {
@@ -879,26 +893,25 @@ impl<W: World> Keeper<W> {
         self.world.hurry();
         let look = Look { reading: *reading, settings: self.world.settings(), order: None };
         let ended = self.close_window();
-        let held = self.world.lease().held;
+        let held = self.leaving(ended.as_ref().map(|(open, _)| open));
         let last = ended.as_ref().map_or(self.own.written, |(_, end)| *end);
         let last = window::time_of_next_tick(&self.layout, last);
         let heartbeat = look.settings.terms.heartbeat.as_micros() as u64;
         let back = reading.now.saturating_add_unsigned(heartbeat * u64::from(ABSENCE));
         let until = held.as_ref().map(|held| last.max(back).min(held.until));
         // What the disk says of the lease as long as nothing else is written.
-        let on_disk = held.as_ref().and_then(|held| {
-            let lease = self.own.recorded().filter(|lease| lease.nonce == held.nonce);
-            lease.map(|lease| lease.until)
-        });
+        let on_disk = held.as_ref().and_then(|held| self.own.lease_end(held.number));
         if let Some((held, until)) = held.as_ref().zip(until) {
             self.own.kept = Some(KeptLease { nonce: held.nonce.clone(), until });
         }
         let written = match &ended {
             Some((open, end)) => {
-                let held = open.assigned.held.as_ref();
+                let held = held.as_ref().filter(|_| open.assigned.held.is_some());
                 self.write(open.assigned.node, held, *end, &look).await
             }
             None if on_disk.is_some() => self.amend(self.own.kept.clone()).await.map(drop),
+            // Nobody knows what it says.
+            None if held.is_some() && self.own.failed => self.amend(None).await.map(drop),
             None => Ok(()),
         };
         let until = match written {
@@ -907,12 +920,13 @@ impl<W: World> Keeper<W> {
                 // The old record stands: the next start is as after a crash. And by it the node may
                 // go on with its lease: nobody else may have the number before.
                 self.world.log(Notice::LastIdNotRecorded(&failure.into()));
-                until.map(|until| until.max(on_disk.unwrap_or(until)))
+                let end = on_disk.or(held.as_ref().map(|held| held.until));
+                until.max(end)
             }
         };
         // Not before: the node must know itself that its lease ends sooner now.
-        if let Some(until) = until
-            && let Err(why) = self.world.release(until, FAREWELL).await
+        if let Some((held, until)) = held.zip(until)
+            && let Err(why) = self.world.release(&held, until, FAREWELL).await
         {
             self.world.log(Notice::LeaseNotGivenBack(&why));
         }

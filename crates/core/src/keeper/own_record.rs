@@ -71,6 +71,12 @@ impl OwnRecord {
         self.lease.as_ref().map(|(_, lease)| lease.clone())
     }
 
+    /// Until when a number is leased, by what it says.
+    pub(super) fn lease_end(&self, number: u64) -> Option<i64> {
+        let lease = self.lease.as_ref().filter(|(of, _)| *of == number);
+        lease.map(|(_, lease)| lease.until)
+    }
+
     /// An attempt to write came to nothing, or to what nobody knows.
     pub(super) fn unknown(&mut self) {
         self.lease = None;

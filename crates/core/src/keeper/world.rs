@@ -258,9 +258,11 @@ pub trait World {
     /// There is nothing to hold any more.
     fn let_go(&mut self);
 
-    /// At the end: nobody takes the number before `until`. Waits for so long at most.
+    /// At the end: gives a lease back. Nobody takes the number before `until`. Waits for so long at
+    /// most.
     fn release(
         &mut self,
+        held: &Held,
         until: i64,
         at_most: Duration,
     ) -> impl Future<Output = Result<(), String>>;
