@@ -18,7 +18,7 @@ const LOOK: u64 = 5_000;
 
 /// Opens the sessions of a server that has just been started.
 pub(crate) fn start(node: &Rc<Node>, server: &Rc<Server>) {
-    let sessions = node.cluster().sessions;
+    let sessions = node.cluster().world.sessions;
     for _ in 0..sessions {
         let chance = Chance::new(node.throw(Chance::next));
         let session = Session {
@@ -59,8 +59,7 @@ impl Session {
     async fn run(mut self) {
         loop {
             // A habit, for a while: how often, and how many at once.
-            let pause =
-                self.chance.pick(&[30_000, 100_000, 300_000, 1_000_000, 1_500_000, 7_000_000]);
+            let pause = self.chance.pick(self.node.cluster().world.pauses);
             let kind = self.chance.below(5);
             let calls = self.chance.between(3, 60);
             for _ in 0..calls {

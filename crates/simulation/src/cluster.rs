@@ -24,32 +24,39 @@ use tokio::task::spawn_local;
 pub struct Cluster {
     /// The layout of all ids.
     pub layout: Layout,
-    /// How many sessions a server has.
-    pub sessions: u32,
     /// All nodes that there have been.
     pub nodes: RefCell<Vec<Rc<Node>>>,
     /// The registry and the ways to it.
     pub network: Arc<Network>,
     /// What has been seen.
     pub judge: RefCell<Judge>,
+    /// The last two numbers that each node has recorded: nobody opens a window of another one.
+    pub(crate) numbers: RefCell<Vec<[u64; 2]>>,
     pub(crate) moved: Notify,
     pub(crate) broken: Notify,
     history: RefCell<Vec<String>>,
     verbose: bool,
-    world: World,
+    pub(crate) world: World,
     chance: RefCell<Chance>,
     /// Of nodes whose synchronous standby has been promoted: they never commit again.
     lost: RefCell<Vec<usize>>,
     /// Faults that took place, by kind.
     pub faults: RefCell<BTreeMap<&'static str, u64>>,
     names: Cell<u64>,
+    /// How many nodes have begun as standbys.
+    standbys: Cell<usize>,
     /// Nothing happens until then.
     quiet_until: Cell<i64>,
-    /// When the registry was up again last.
-    registry_up_at: Cell<i64>,
+    /// Servers that were started and could issue ids: of which node, when they were started, and how long
+    /// that took; virtual microseconds.
+    pub joined: RefCell<Vec<(usize, i64, i64)>>,
 }
 
 const SECOND: i64 = 1_000_000;
+/// How long a call to the registry takes at most, each way: where all is well; and where a stop in order
+/// still has time to give a lease back, though it may have to try twice. Microseconds.
+const FAST: u64 = 2_000;
+const NOT_FAST: u64 = 100_000;
 /// The layout's first number that no registry leases.
 const STATIC: u32 = 32;
 /// Numbers that one family may be given by hand.
@@ -58,27 +65,7 @@ const POOL: u32 = 4;
 impl Cluster {
     /// A cluster as a seed has it; nothing runs yet.
     pub fn new(plan: &Plan, verbose: bool) -> Rc<Self> {
-        let world = plan.world;
-        let layout = Layout::parse(world.layout, Some(BEGIN - 3_600 * SECOND));
-        let layout = layout.expect("a layout");
-        let cluster = Rc::new(Self {
-            layout,
-            sessions: world.sessions,
-            nodes: RefCell::default(),
-            network: Arc::default(),
-            judge: RefCell::new(Judge::new(layout)),
-            moved: Notify::new(),
-            broken: Notify::new(),
-            history: RefCell::default(),
-            verbose,
-            world,
-            chance: RefCell::new(Chance::part(plan.seed, 1)),
-            lost: RefCell::default(),
-            faults: RefCell::default(),
-            names: Cell::new(0),
-            quiet_until: Cell::new(0),
-            registry_up_at: Cell::new(i64::MIN / 2),
-        });
+        let (world, cluster) = (plan.world, Self::without_nodes(plan, verbose));
         for _ in 0..world.nodes {
             let (primary, family) = cluster.add_primary();
             if cluster.one_in(2) && cluster.nodes.borrow().len() < world.nodes as usize {
@@ -92,11 +79,37 @@ impl Cluster {
         cluster
     }
 
+    /// The same, to which nodes are added as somebody likes.
+    pub(crate) fn without_nodes(plan: &Plan, verbose: bool) -> Rc<Self> {
+        let world = plan.world;
+        let layout = Layout::parse(world.layout, Some(BEGIN - 3_600 * SECOND));
+        let layout = layout.expect("a layout");
+        Rc::new(Self {
+            layout,
+            nodes: RefCell::default(),
+            network: Arc::default(),
+            judge: RefCell::new(Judge::new(layout)),
+            numbers: RefCell::default(),
+            moved: Notify::new(),
+            broken: Notify::new(),
+            history: RefCell::default(),
+            verbose,
+            world,
+            chance: RefCell::new(Chance::part(plan.seed, 1)),
+            lost: RefCell::default(),
+            faults: RefCell::default(),
+            names: Cell::new(0),
+            standbys: Cell::new(0),
+            quiet_until: Cell::new(0),
+            joined: RefCell::default(),
+        })
+    }
+
     fn one_in(&self, times: u64) -> bool {
         self.chance.borrow_mut().one_in(times)
     }
 
-    fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.chance.borrow_mut().next()
     }
 
@@ -108,7 +121,8 @@ impl Cluster {
         let machine =
             Machine { offset, jump: 0, drift, booted: time() - 1000 * SECOND, boot: chance.next() };
         let link = Arc::new(Mutex::new(Link::new(Chance::new(chance.next()))));
-        let way = Way { network: Arc::clone(&self.network), link, time };
+        let (network, writes) = (Arc::clone(&self.network), Arc::default());
+        let way = Way { network, link, time, writes };
         let node = Rc::new(Node {
             index,
             letter: letter(index),
@@ -134,10 +148,9 @@ impl Cluster {
             failures: Cell::new(0),
             accepted: Cell::new(0),
             begun_at: Cell::new(i64::MIN),
-            reloaded_at: Cell::new(i64::MIN / 2),
-            healed_at: Cell::new(i64::MIN / 2),
         });
         self.nodes.borrow_mut().push(Rc::clone(&node));
+        self.numbers.borrow_mut().push([u64::MAX; 2]);
         node
     }
 
@@ -147,7 +160,7 @@ impl Cluster {
     }
 
     /// A node of its own, and the first of the numbers that its family may be given by hand.
-    fn add_primary(self: &Rc<Self>) -> (Rc<Node>, u32) {
+    pub(crate) fn add_primary(self: &Rc<Self>) -> (Rc<Node>, u32) {
         let twins = self.world.admitted == Some(Admitted::Twins);
         let place = if twins { 0 } else { self.nodes.borrow().len() as u32 };
         let family = STATIC + place * POOL;
@@ -162,6 +175,7 @@ impl Cluster {
         family: u32,
         synchronous: bool,
     ) -> Rc<Node> {
+        self.standbys.set(self.standbys.get() + 1);
         let mut data = primary.data.borrow().clone();
         data.fingerprint = self.fresh();
         data.marks.clear();
@@ -209,8 +223,19 @@ impl Cluster {
         }
     }
 
+    /// A node records a number.
+    pub(crate) fn records(&self, node: &Node, number: u64) {
+        let [last, before] = &mut self.numbers.borrow_mut()[node.index];
+        if *last != number {
+            *before = std::mem::replace(last, number);
+        }
+    }
+
     /// Those that follow a node.
     pub fn followers(&self, of: usize) -> Vec<Rc<Node>> {
+        if self.standbys.get() == 0 {
+            return Vec::new();
+        }
         let nodes = self.nodes.borrow();
         let follows = |node: &&Rc<Node>| matches!(node.role.get(), Role::Standby { of: whom, .. } if whom == of);
         nodes.iter().filter(follows).cloned().collect()
@@ -299,7 +324,9 @@ impl Cluster {
             ));
         }
         // Nobody else may issue from here on with the same number.
-        for other in self.nodes.borrow().iter() {
+        let (nodes, numbers) = (self.nodes.borrow(), self.numbers.borrow());
+        let same = numbers.iter().zip(nodes.iter()).filter(|(last, _)| last.contains(&number));
+        for (_, other) in same {
             let Some(theirs) = &*other.server.borrow() else { continue };
             if std::ptr::eq(&raw const **theirs, server) {
                 continue;
@@ -410,7 +437,8 @@ impl Cluster {
             Fault::Stop => {
                 let node = self.node(choice, up)?;
                 let (second, down) = (chance.below(3_000), chance.below(30 * SECOND as u64));
-                spawn_local(stop(Rc::clone(self), node, second, down));
+                let amidst = chance.one_in(3).then(|| chance.below(100_000));
+                spawn_local(stop(Rc::clone(self), node, second, down, amidst));
             }
             Fault::TerminateKeeper => {
                 let node = self.node(choice, up)?;
@@ -427,7 +455,6 @@ impl Cluster {
                 self.later(micros, move |_| {
                     node.note("the registry can be reached again");
                     node.way.link().cut = false;
-                    node.healed_at.set(time());
                 });
             }
             Fault::RegistryDown => {
@@ -436,7 +463,6 @@ impl Cluster {
                 let micros = if chance.one_in(3) { 5 * micros } else { micros };
                 self.later(micros, |cluster| {
                     cluster.note("the registry is up again");
-                    cluster.registry_up_at.set(time());
                     cluster.network.set_down(false);
                 });
             }
@@ -444,7 +470,7 @@ impl Cluster {
                 let node = self.node(choice, up)?;
                 node.way.link().latency = chance.pick(&[100_000, 600_000, 2_500_000]);
                 node.note("the registry answers slowly");
-                self.later(2 * micros, move |_| node.way.link().latency = 2_000);
+                self.later(2 * micros, move |_| node.way.link().latency = FAST);
             }
             Fault::LostAnswers => {
                 let node = self.node(choice, up)?;
@@ -546,7 +572,7 @@ impl Cluster {
         self.network.is_well()
             && primaries.all(|node| {
                 let link = node.way.link();
-                let hears = !link.cut && link.loses == 0 && link.latency <= 2_000;
+                let hears = !link.cut && link.loses == 0 && link.latency <= FAST;
                 let server = node.server.borrow();
                 let state = server.as_ref().map(|server| server.verdict.borrow().state);
                 let clock = node.machine.borrow().jump == 0;
@@ -558,7 +584,7 @@ impl Cluster {
     }
 
     /// Something that happens in a while.
-    fn later(self: &Rc<Self>, micros: u64, what: impl FnOnce(&Rc<Self>) + 'static) {
+    pub(crate) fn later(self: &Rc<Self>, micros: u64, what: impl FnOnce(&Rc<Self>) + 'static) {
         let cluster = Rc::clone(self);
         spawn_local(async move {
             tokio::time::sleep(Duration::from_micros(micros)).await;
@@ -699,7 +725,7 @@ impl Cluster {
     }
 
     /// A base backup that is started beside its original.
-    fn copy(self: &Rc<Self>, node: &Rc<Node>, chance: &mut Chance) {
+    pub(crate) fn copy(self: &Rc<Self>, node: &Rc<Node>, chance: &mut Chance) {
         let mut data = node.data.borrow().clone();
         data.fingerprint = self.fresh();
         data.marks.clear();
@@ -743,7 +769,6 @@ impl Cluster {
 
     /// One setting becomes another.
     fn reload(&self, node: &Rc<Node>, chance: &mut Chance) {
-        node.reloaded_at.set(time());
         let family = family_of(node);
         let mut settings = node.settings.borrow_mut();
         let what = match chance.below(6) {
@@ -822,7 +847,7 @@ impl Cluster {
         for node in self.nodes.borrow().iter() {
             {
                 let mut link = node.way.link();
-                (link.cut, link.frozen, link.loses, link.latency) = (false, false, 0, 2_000);
+                (link.cut, link.frozen, link.loses, link.latency) = (false, false, 0, FAST);
             }
             node.frozen.set(false);
             node.disk.set(Disk { locked: false, latency: 5_000, fails: 0 });
@@ -851,6 +876,11 @@ impl Cluster {
         let data = node.data.borrow();
         let marks = data.table.iter().filter_map(|record| record.slot(&self.layout));
         marks.map(|slot| window::time_of_slot(&self.layout, slot)).any(|time| time > far)
+    }
+
+    /// A node's server can issue ids, for the first time since its start.
+    pub(crate) fn has_joined(&self, node: &Node, started: i64) {
+        self.joined.borrow_mut().push((node.index, started, time() - started));
     }
 
     /// At the end, some time after all faults: ids flow wherever they can.
@@ -950,7 +980,7 @@ async fn shut_down(node: &Rc<Node>, second: u64) {
     let Some(server) = node.server.borrow().clone() else { return };
     let signals: Rc<Signals> = Rc::clone(&server.keeper.borrow());
     // Sessions end first.
-    for task in server.tasks.borrow().iter().skip(1).take(node.cluster().sessions as usize) {
+    for task in server.tasks.borrow().iter().skip(1).take(node.cluster().world.sessions as usize) {
         task.abort();
     }
     signals.terminate();
@@ -967,7 +997,28 @@ async fn shut_down(node: &Rc<Node>, second: u64) {
     }
 }
 
-async fn stop(cluster: Rc<Cluster>, node: Rc<Node>, second: u64, down: u64) {
+/// A stop in order; amidst a heartbeat to a registry that is not fast, where that is wanted, so long after
+/// it has set out.
+pub(crate) async fn stop(
+    cluster: Rc<Cluster>,
+    node: Rc<Node>,
+    second: u64,
+    down: u64,
+    amidst: Option<u64>,
+) {
+    if let Some(after) = amidst {
+        node.way.link().latency = NOT_FAST;
+        let heartbeat = node.way.writes.notified();
+        let _ = tokio::time::timeout(Duration::from_secs(12), heartbeat).await;
+        tokio::time::sleep(Duration::from_micros(after)).await;
+        cluster.later(10 * SECOND as u64, {
+            let node = Rc::clone(&node);
+            move |_| node.way.link().latency = FAST
+        });
+        if !node.is_up() {
+            return;
+        }
+    }
     node.note("is stopped");
     let healthy = |node: &Node| {
         let disk = node.disk.get();
@@ -977,15 +1028,12 @@ async fn stop(cluster: Rc<Cluster>, node: Rc<Node>, second: u64, down: u64) {
             && disk.latency <= 5_000
             && !link.cut
             && link.loses == 0
-            && link.latency <= 2_000
+            && link.latency <= NOT_FAST
             && !node.frozen.get()
             && cluster.network.is_well()
     };
-    // Whoever has not renewed its lease since the registry was away, or does not believe its clock,
-    // holds none that it could give back.
-    let renews = node.machine.borrow().jump == 0
-        && time() > cluster.registry_up_at.get().max(node.healed_at.get()) + 20 * SECOND;
-    let well = healthy(&node) && renews;
+    // By a clock that it does not believe, the node gives nothing back sooner.
+    let well = healthy(&node) && node.machine.borrow().jump == 0;
     let server = node.server.borrow().clone();
     let open =
         server.as_ref().is_some_and(|server| server.allocator.position(&cluster.layout).limit > 0);
@@ -1023,10 +1071,6 @@ impl Cluster {
                 time(mark) - time(end),
             ));
         }
-        // With other terms, it is asked for anew, which takes a moment.
-        if crate::time() < node.reloaded_at.get() + 20 * SECOND {
-            return;
-        }
         if let Some(lease) = &record.lease
             && lease.until > node.wall() + 51 * SECOND
             && node.settings.borrow().registry.is_some()
@@ -1046,9 +1090,8 @@ impl Cluster {
             && value.contains(&lease.nonce)
             && value.contains("\"held\"")
         {
-            drop(registry);
             self.found(&format!(
-                "node {} was stopped in order at {}, and its lease was not given back",
+                "node {} was stopped in order at {}, and its lease was not given back: the registry says {value}",
                 node.letter,
                 seconds(crate::time()),
             ));

@@ -31,6 +31,13 @@ impl Judge {
         Self { layout, issued: BTreeMap::new(), ids: 0, last: 0, violation: None }
     }
 
+    /// The least and the greatest number that ids were issued with.
+    pub fn numbers(&self) -> Option<(u64, u64)> {
+        let ((first, _), _) = self.issued.first_key_value()?;
+        let ((last, _), _) = self.issued.last_key_value()?;
+        Some((*first, *last))
+    }
+
     /// Something is wrong.
     pub fn found(&mut self, what: impl Into<String>) {
         self.violation.get_or_insert(what.into());

@@ -13,6 +13,7 @@ pub mod machine;
 pub mod network;
 pub mod node;
 pub mod plan;
+pub mod scale;
 
 use cluster::Cluster;
 use plan::{Event, Plan, QUIET};
@@ -87,7 +88,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
             ids: judge.ids,
             windows: sum(|node| node.windows.get()),
             failures: sum(|node| node.failures.get()),
-            calls: cluster.network.registry().calls,
+            calls: cluster.network.registry().load.calls,
             faults: cluster.faults.borrow().clone(),
             history: cluster.history(),
         }

@@ -4,10 +4,12 @@
 //! [--tries N]
 //! [--put-back FAULT,...] [--admit twins|forgetting|slow-standby]
 //!
-//! Without a seed it is the day's.
+//! Without a seed it is the day's. More than 26 nodes are a large cluster, and have a day of their own
+//! (`scale`).
 
+use snowflake_simulation::network::Load;
 use snowflake_simulation::plan::{Admitted, Plan};
-use snowflake_simulation::{Outcome, run, set_put_back, shrink};
+use snowflake_simulation::{Outcome, run, scale, set_put_back, shrink};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,6 +88,9 @@ fn main() -> ExitCode {
     };
     let Options { seed, seeds, nodes, length, .. } = options;
     let hours = length as f64 / HOUR;
+    if let Some(nodes @ 27..) = nodes {
+        return large(seed, nodes, length);
+    }
     println!("seeds {seed} to {}, {:.1} virtual minutes each", seed + seeds - 1, hours * 60.0);
     let begun = Instant::now();
     let next = AtomicU64::new(0);
@@ -144,6 +149,77 @@ fn main() -> ExitCode {
     let nodes = nodes.map_or(String::new(), |nodes| format!(" NODES={nodes}"));
     println!("To repeat it: make simulate SEED={failed}{nodes} HOURS={hours}");
     ExitCode::FAILURE
+}
+
+/// A day of a large cluster, and its figures.
+fn large(seed: u64, nodes: u32, length: i64) -> ExitCode {
+    let day = scale::Day::new(nodes, length);
+    let minutes = |time: i64| time as f64 / HOUR * 60.0;
+    let seconds = |time: i64| time as f64 / 1e6;
+    println!(
+        "seed {seed}: {nodes} nodes in three regions, {:.1} virtual hours, leases of {:.0} min, each region with a registry of its own",
+        length as f64 / HOUR,
+        minutes(day.lease),
+    );
+    println!(
+        "all started within {:.0} s; one after the other restarted from {:.0} min on, each {:.1} s; \
+         the registries down from {:.0} min on for {:.1}; a region cut off from {:.0} min on for {:.1}; \
+         {} nodes die at {:.0} min, and copies of them are started",
+        seconds(day.started),
+        minutes(day.restarts.0),
+        seconds(day.restarts.1),
+        minutes(day.outage.0),
+        minutes(day.outage.1),
+        minutes(day.cut.0),
+        minutes(day.cut.1),
+        day.deaths.1,
+        minutes(day.deaths.0),
+    );
+    let begun = Instant::now();
+    let report = scale::run(seed, nodes, length);
+    println!(
+        "{} ids, {} windows, {} calls of the registries, {} records read, {} calls failed, in {:.1} s",
+        report.ids,
+        report.windows,
+        report.load.calls,
+        report.load.records,
+        report.failures,
+        begun.elapsed().as_secs_f64(),
+    );
+    let load = |what: &str, load: &Load, time: i64| {
+        println!(
+            "the registries, {what}: {:.1} calls/s, at one of them {} in the busiest second, {:.1} records read/s",
+            load.calls as f64 / seconds(time),
+            load.most,
+            load.records as f64 / seconds(time),
+        );
+    };
+    load("while all join", &report.joining, day.started + 30_000_000);
+    load("while nothing happens", &report.quiet.0, report.quiet.1);
+    load("while none is free", &report.exhausted, day.lease + 60_000_000);
+    load("all the time", &report.load, length);
+    let times = |what: &str, times: &[i64]| {
+        let at = |part: f64| times.get(((times.len().max(1) - 1) as f64 * part) as usize);
+        println!(
+            "ids flow, {what}: {} times; after {:.1} s at the median, {:.1} s at most",
+            times.len(),
+            seconds(at(0.5).copied().unwrap_or(0)),
+            seconds(at(1.0).copied().unwrap_or(0)),
+        );
+    };
+    times("from the first start", &report.joins);
+    times("from a restart in order", &report.restarts);
+    times("at the copies, from the deaths", &report.copies);
+    match report.violation {
+        Some(what) => {
+            println!("VIOLATION: {what}");
+            ExitCode::FAILURE
+        }
+        None => {
+            println!("0 violations");
+            ExitCode::SUCCESS
+        }
+    }
 }
 
 #[derive(Default)]

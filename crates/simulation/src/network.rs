@@ -6,7 +6,7 @@ use snowflake_registry::{Entry, Error, Store};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// How long a call may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -17,8 +17,38 @@ pub struct Registry {
     entries: BTreeMap<u64, Kept>,
     /// Revisions that were given out.
     revisions: i64,
+    /// What it has done.
+    pub load: Load,
+}
+
+/// What the registry has had to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
     /// Calls that it has served.
     pub calls: u64,
+    /// Records that were read by those.
+    pub records: u64,
+    /// The most calls in one second.
+    pub most: u64,
+    /// The second of the last call, and the calls in it.
+    second: (i64, u64),
+}
+
+impl Load {
+    /// Both, one after the other.
+    pub fn add(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.records += other.records;
+        self.most = self.most.max(other.most);
+    }
+
+    fn call(&mut self, now: i64) {
+        self.calls += 1;
+        let second = now / 1_000_000;
+        let before = if self.second.0 == second { self.second.1 } else { 0 };
+        self.second = (second, before + 1);
+        self.most = self.most.max(before + 1);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -94,7 +124,8 @@ impl Network {
         let backup = lock(&self.backup).clone();
         let found = backup.is_some();
         if let Some(backup) = backup {
-            *self.registry() = backup;
+            let mut registry = self.registry();
+            *registry = Registry { load: registry.load, ..backup };
         }
         found
     }
@@ -109,7 +140,8 @@ impl Network {
         let standby = lock(&self.standby).take();
         let found = standby.is_some();
         if let Some(standby) = standby {
-            *self.registry() = standby;
+            let mut registry = self.registry();
+            *registry = Registry { load: registry.load, ..standby };
         }
         found
     }
@@ -134,6 +166,8 @@ pub struct Way {
     pub link: Arc<Mutex<Link>>,
     /// The virtual time, in microseconds.
     pub time: fn() -> i64,
+    /// Told when a write sets out.
+    pub writes: Arc<Notify>,
 }
 
 impl Way {
@@ -164,6 +198,9 @@ impl Way {
             tokio::time::sleep(PATIENCE).await;
             return Err(unreachable("no answer"));
         }
+        if is_write {
+            self.writes.notify_waiters();
+        }
         let (answer, answered) = oneshot::channel();
         let (way, there) = (self.clone(), self.latency());
         tokio::spawn(async move {
@@ -173,8 +210,9 @@ impl Way {
             }
             let done = {
                 let mut registry = way.network.registry();
-                registry.calls += 1;
-                work(&mut registry, (way.time)())
+                let now = (way.time)();
+                registry.load.call(now);
+                work(&mut registry, now)
             };
             let back = way.latency();
             tokio::time::sleep(back).await;
@@ -218,6 +256,7 @@ const PRESENCE: i64 = 30_000_000;
 impl Store for Way {
     async fn list(&mut self) -> Result<Vec<Entry>, Error> {
         self.call(false, |registry, now| {
+            registry.load.records += registry.entries.len() as u64;
             registry.entries.iter().map(|(number, kept)| entry(*number, kept, now)).collect()
         })
         .await
@@ -229,6 +268,7 @@ impl Store for Way {
 
     async fn get(&mut self, number: u64) -> Result<Option<Entry>, Error> {
         self.call(false, move |registry, now| {
+            registry.load.records += 1;
             registry.entries.get(&number).map(|kept| entry(number, kept, now))
         })
         .await

@@ -99,10 +99,6 @@ pub struct Node {
     pub failures: Cell<u64>,
     /// When its timeline began.
     pub begun_at: Cell<i64>,
-    /// When a setting was changed last.
-    pub reloaded_at: Cell<i64>,
-    /// When its way to the registry was mended last.
-    pub healed_at: Cell<i64>,
     /// A jump of the clock was accepted up to here: virtual microseconds ahead of the right time.
     pub accepted: Cell<i64>,
 }
@@ -136,6 +132,10 @@ pub struct Server {
     pub(crate) tasks: RefCell<Vec<AbortHandle>>,
     /// Its keeper.
     pub keeper: RefCell<Rc<Signals>>,
+    /// When it was started; virtual microseconds.
+    pub started: i64,
+    /// Ids have been to be had since.
+    pub joined: Cell<bool>,
     /// A failing call since the table was locked, or the disk fails for good.
     pub refused_while_locked: Cell<bool>,
 }
@@ -179,6 +179,8 @@ impl Server {
             dead: Cell::new(false),
             tasks: RefCell::default(),
             keeper: RefCell::default(),
+            started: time(),
+            joined: Cell::new(false),
             refused_while_locked: Cell::new(false),
         }
     }
@@ -548,6 +550,9 @@ impl World for Sight {
         let (record, layout) = (record.clone(), self.node.cluster().layout);
         let number = layout.node(record.number.datacenter_id, record.number.worker_id).ok();
         let mark = layout.slot_of(record.reserved_until).unwrap_or(0);
+        if let Some(number) = number {
+            self.node.cluster().records(&self.node, number);
+        }
         self.transact(|table| match table.iter_mut().find(|other| other.node == record.node) {
             Some(found) => *found = record,
             None => table.push(record),
@@ -629,12 +634,15 @@ impl World for Sight {
         self.lessee.let_go();
     }
 
-    async fn release(&mut self, until: i64, at_most: Duration) -> Result<(), String> {
-        self.lessee.released(until, at_most).await
+    async fn release(&mut self, held: &Held, until: i64, at_most: Duration) -> Result<(), String> {
+        self.lessee.released(held, until, at_most).await
     }
 
     fn show(&mut self, what: Shown<'_>) {
         if let Shown::Verdict(verdict) = what {
+            if verdict.state == State::Ready && !self.server.joined.replace(true) {
+                self.node.cluster().has_joined(&self.node, self.server.started);
+            }
             *self.server.verdict.borrow_mut() = verdict.clone();
         }
     }

@@ -113,6 +113,9 @@ pub struct World {
     pub layout: &'static str,
     /// Sessions of each server.
     pub sessions: u32,
+    /// How long a session rests between its calls, on average, for a while: one of these;
+    /// microseconds.
+    pub pauses: &'static [u64],
     /// Numbers are leased: by none, by all, by some.
     pub leased: u64,
     /// How many numbers the registry has.
@@ -165,6 +168,7 @@ impl Plan {
                 "timestamp:35@200ms,worker:7,sequence:8",
             ]),
             sessions: 1 + chance.below(2) as u32,
+            pauses: &[30_000, 100_000, 300_000, 1_000_000, 1_500_000, 7_000_000],
             leased: match (admitted, chance.below(3)) {
                 (Some(Admitted::Twins), _) => 0,
                 (Some(Admitted::Forgetting), _) => 1,

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use snowflake_simulation::plan::{Admitted, Plan};
-use snowflake_simulation::{run, set_put_back, shrink};
+use snowflake_simulation::{run, scale, set_put_back, shrink};
 
 const TEN_MINUTES: i64 = 600_000_000;
 
@@ -13,6 +13,19 @@ fn a_seed_is_one_history() {
     assert_eq!(first.history, second.history);
     assert_eq!((first.ids, first.windows, first.calls), (second.ids, second.windows, second.calls));
     assert_eq!(first.violation, None);
+}
+
+/// A day of a thousand nodes, in small: everybody joins, restarts, outlasts an outage; and where as many
+/// nodes as there are worker ids have died, their copies have ids when the leases of the dead have ended.
+#[test]
+fn a_large_cluster_has_its_day() {
+    let (nodes, hour) = (33, 3_600_000_000);
+    let (first, second) = (scale::run(1, nodes, hour), scale::run(1, nodes, hour));
+    assert_eq!(first.violation, None);
+    assert_eq!((first.joins.len(), first.restarts.len(), first.copies.len()), (33, 33, 1));
+    let lease = scale::Day::new(nodes, hour).lease;
+    assert!(first.copies[0] >= lease - 10_000_000, "{:?}", first.copies);
+    assert_eq!((first.ids, first.load.calls, first.copies), (second.ids, second.load.calls, second.copies));
 }
 
 /// Two running nodes with one worker id: what the docs admit, the judge finds, and little is left of it.
