@@ -1,4 +1,4 @@
-"""What docs/GUARANTEES.md and CONTRIBUTING.md say is tested exists, under that name."""
+"""What docs/GUARANTEES.md and docs/TESTING.md say is tested exists, under that name."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from throwaway import PROJECT
 
 
-@pytest.mark.parametrize("page", ["docs/GUARANTEES.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["docs/GUARANTEES.md", "docs/TESTING.md"])
 def test_every_test_that_is_named_exists(page):
     named = set(re.findall(r"`(test_\w+(?:\.py)?)`", (PROJECT / page).read_text()))
     files = list((PROJECT / "tests").glob("**/test_*.py"))

@@ -25,7 +25,10 @@ fn a_large_cluster_has_its_day() {
     assert_eq!((first.joins.len(), first.restarts.len(), first.copies.len()), (33, 33, 1));
     let lease = scale::Day::new(nodes, hour).lease;
     assert!(first.copies[0] >= lease - 10_000_000, "{:?}", first.copies);
-    assert_eq!((first.ids, first.load.calls, first.copies), (second.ids, second.load.calls, second.copies));
+    assert_eq!(
+        (first.ids, first.load.calls, first.copies),
+        (second.ids, second.load.calls, second.copies)
+    );
 }
 
 /// Two running nodes with one worker id: what the docs admit, the judge finds, and little is left of it.
