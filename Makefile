@@ -154,11 +154,12 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings a
 	$(pgrx_env) cargo clippy --workspace --all-targets \
 	    --no-default-features --features pg$(pg_major) -- -D warnings
 	$(call headline,scripts)
-	target/venv/bin/shellcheck tools/setup tools/root .ci/run
+	target/venv/bin/shellcheck tools/setup tools/root .ci/run $(addprefix packaging/,deb test in_root image) debian/tests/ids
 	@rm -rf target/scripts
 	@$(call extensions,target/scripts)
 	$(python) tools/check_scripts.py target/scripts/*.sql
 	python3 tools/releases.py check target/scripts
+	$(python) tools/licences.py check
 	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
 	$(call headline,pages)
 	$(python) tools/pages.py
@@ -181,6 +182,8 @@ bench-core: ## measure the allocator, layouts and texts, without a server
 # options=--update: what is counted becomes the figures.
 bench-instructions: setup-bench build ## count a call's instructions; more than 5 % more fail
 	@$(throwaway) $(python) bench/instructions.py $(options)
+
+include packaging/packages.mk
 
 clean: ## remove everything that was built or downloaded (target/)
 	rm -rf target

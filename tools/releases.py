@@ -8,6 +8,7 @@
 DIRECTORY holds control files and scripts as `make` has put them together. sql/README.md has the rules.
 """
 
+import json
 import os
 import re
 import sys
@@ -66,6 +67,13 @@ def upgrade(extension, to, changes="", grants=""):
     return f"{head(extension, to)}\n{changes}\n{revoke(extension)}{grants}"
 
 
+def declared(script):
+    """What a script says of its C functions, by their symbols: arguments and result."""
+    found = re.findall(r"^CREATE FUNCTION \S+?(\(.*?)\bLANGUAGE c AS 'MODULE_PATHNAME', '(\w+)'", script, re.MULTILINE | re.DOTALL)
+    properties = r"\n(?:IMMUTABLE|STABLE|VOLATILE|STRICT|PARALLEL|SECURITY|SET|ROWS|COST)\b"
+    return {symbol: " ".join(re.split(properties, text)[0].split()) for text, symbol in found}
+
+
 def extensions(directory):
     """The extensions' names."""
     return sorted(path.stem for path in directory.glob("snowflake_id*.control"))
@@ -82,6 +90,16 @@ def complaints(directory):
             yield f"{name} says version {found[1]}, and Cargo.toml {current}"
         elif path.exists() and not found:
             yield f"{name} says no version"
+    yield from extension_complaints(directory, current)
+    if (PROJECT / "META.json").exists():
+        provided = json.loads((PROJECT / "META.json").read_text())["provides"]
+        for extension in extensions(directory):
+            if provided.get(extension, {}).get("version") != current:
+                yield f"META.json does not provide {extension} of version {current}"
+
+
+def extension_complaints(directory, current):
+    """What is wrong with the scripts."""
     for extension in extensions(directory):
         script = f"{extension}--{current}.sql"
         kept = SQL / script
@@ -104,6 +122,9 @@ def complaints(directory):
             if re.search(r"^CREATE ", text, re.MULTILINE) and revoke(extension) not in text:
                 yield f"sql/{path.name} creates something, and does not take away what default privileges gave"
         for path in sorted(SQL.glob(f"{extension}--*.sql")):
+            for symbol, was in declared(path.read_text()).items():
+                if declared(composed).get(symbol, was) != was:
+                    yield f"{symbol} is declared otherwise in sql/{path.name}: what has been installed would crash; give it a new name"
             start = path.stem.split("--")[1]
             seen, ahead = set(), [start]
             while ahead:

@@ -5,7 +5,7 @@ from clients import eventually
 from nodes import next_id, refusal, status
 from throwaway import ServerError
 
-pytestmark = pytest.mark.usefixtures("package")
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("package")]
 
 
 @pytest.fixture
@@ -78,11 +78,12 @@ def test_the_extension_before_the_defaults(node):
 
 
 def test_the_nodes_tables_while_it_is_preloaded(node):
-    """The keeper makes them anew."""
+    """The keeper makes them anew when it reserves the next ids."""
     server, connection = node
     connection.execute("DROP EXTENSION snowflake_id_node")
     before = next_id(connection)
-    eventually(lambda: connection.execute("SELECT to_regclass('snowflake_id_node.high_water_marks')").fetchone() != (None,))
+    table = "SELECT to_regclass('snowflake_id_node.high_water_marks') FROM snowflake_nextval()"
+    eventually(lambda: connection.execute(table).fetchone() != (None,))
     assert 'snowflake_id: created extension snowflake_id_node in database "postgres"' in server.log
     eventually(lambda: status(connection).state == "ready")
     assert next_id(connection) > before

@@ -52,10 +52,11 @@ RIGHTS = {
 class Package:
     """The extension's files in an installation, which are replaced as a package manager does."""
 
-    def __init__(self, installation):
+    def __init__(self, installation, directory=None):
         self.installation = installation
-        self.scripts = next(installation.root.rglob("snowflake_id.control")).parent
-        self.library = next(installation.root.rglob("snowflake_id.so"))
+        directory = directory or installation.root
+        self.scripts = next(directory.rglob("snowflake_id.control")).parent
+        self.library = next(directory.rglob("snowflake_id.so"))
         self.extensions = releases.extensions(self.scripts)
         self._present = self.library.with_name("snowflake_id.present")
         shutil.copy(self.library, self._present)
