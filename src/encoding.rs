@@ -5,6 +5,7 @@
 //! through [`report`].
 #![allow(unsafe_code)]
 
+use crate::versions;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::datum::{Datum, UnboxDatum};
 use pgrx::nullable::Nullable;
@@ -131,22 +132,7 @@ fn encode(c: char, encoding: c_int) -> Option<CString> {
         return None;
     }
     let mut bytes = [0_u8; pg_sys::MAX_UNICODE_EQUIVALENT_STRING as usize + 1];
-    // Memory for the longest character and a zero byte. What is raised is caught at once, and has
-    // opened nothing by then.
-    #[cfg(feature = "pg15")]
-    let known = {
-        let target = bytes.as_mut_ptr();
-        PgTryBuilder::new(|| {
-            // SAFETY: as above.
-            unsafe { pg_sys::pg_unicode_to_server(u32::from(c), target) };
-            true
-        })
-        .catch_others(|_| false)
-        .execute()
-    };
-    // SAFETY: memory for the longest character and a zero byte.
-    #[cfg(not(feature = "pg15"))]
-    let known = unsafe { pg_sys::pg_unicode_to_server_noerror(u32::from(c), bytes.as_mut_ptr()) };
+    let known = versions::unicode_to_server(c, &mut bytes);
     let found = CStr::from_bytes_until_nul(&bytes).ok().filter(|found| !found.is_empty());
     found.filter(|_| known).map(CStr::to_owned)
 }

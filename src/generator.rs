@@ -7,7 +7,7 @@ use crate::shared::{self, BackendSlot, NO_ID, Sampled, Shared};
 use crate::statistics::Counter;
 use crate::status;
 use crate::time::WallClock;
-use crate::wait::wait;
+use crate::wait::{WaitEvent, wait};
 use once_cell::sync::OnceCell;
 use pgrx::pg_sys;
 use snowflake_core::sync::Ordering;
@@ -225,7 +225,7 @@ impl Generator {
                 Claim::Ready(slots) => break Ok(slots),
                 Claim::TickExhausted { wait: micros } => {
                     self.slot.counters.add(Counter::TicksExhausted, 1);
-                    wait(micros);
+                    wait(micros, WaitEvent::Tick);
                 }
                 Claim::ClockBehind { by } => {
                     let since = *behind_since.get_or_insert_with(|| {
@@ -266,6 +266,6 @@ fn wait_for_clock(by: u64, since: Instant) -> Result<(), (i64, Duration)> {
     if since.elapsed() + Duration::from_micros(by) > max_wait {
         return Err((WallClock.now(), max_wait));
     }
-    wait(by);
+    wait(by, WaitEvent::Clock);
     Ok(())
 }

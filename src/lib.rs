@@ -7,6 +7,10 @@
 // Every use of `unsafe` in this crate touches PostgreSQL's C interface and says
 // why it holds. Most are in `shared.rs`, `settings.rs` and `row.rs`.
 
+// Whatever it is called in Cargo.toml, it is pgrx to this crate and to pgrx's macros.
+#[cfg(any(feature = "pg19", feature = "pgrx_next"))]
+extern crate pgrx_next as pgrx;
+
 mod audit;
 mod encoding;
 mod error;
@@ -22,6 +26,7 @@ mod statistics;
 mod status;
 mod tables;
 mod time;
+mod versions;
 mod wait;
 
 use pgrx::prelude::*;

@@ -6,6 +6,7 @@
 
 use crate::encoding;
 use crate::error::Error;
+use crate::versions;
 use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -218,19 +219,18 @@ pub(crate) fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
-    GucRegistry::define_float_guc_with_hooks(
+    // SAFETY: as above.
+    unsafe {
+        versions::define_float_guc(
         c"snowflake_id.sample_rate",
         c"The share of ids that are noted in the table snowflake_id_node.samples; 0 for none.",
         c"With each the session, its database and role. Samples that come faster than the keeper can write them down are dropped, and counted in pg_stat_snowflake.",
         &SAMPLE_RATE,
-        0.0,
-        1.0,
+        (0.0, 1.0),
         GucContext::Sighup,
-        GucFlags::default(),
-        None,
-        Some(assign_sample_rate),
-        None,
+        assign_sample_rate,
     );
+    }
     GucRegistry::define_int_guc(
         c"snowflake_id.sample_retention",
         c"How long samples are kept; 0 for ever.",

@@ -13,7 +13,8 @@
 use crate::report::Report;
 use crate::statistics::{Counter, Counters, Totals, WORDS, since};
 use crate::time::WallClock;
-use crate::wait::wait;
+use crate::versions;
+use crate::wait::{WaitEvent, wait};
 use pgrx::prelude::*;
 use snowflake_core::published::Published;
 use snowflake_core::ring::Ring;
@@ -113,7 +114,7 @@ impl Shared {
         let statistics = &self.statistics.0;
         // A process that ends inside ends the server.
         while statistics.resetting.swap(true, Ordering::Acquire) {
-            wait(RESET);
+            wait(RESET, WaitEvent::Reset);
         }
         let mut words = [0; WORDS + 2];
         words[..WORDS].copy_from_slice(&self.totals());
@@ -171,14 +172,7 @@ impl Shared {
 
     /// The slot of this process. `None` in a process that is no backend.
     pub(crate) fn my_slot(&self) -> Option<&BackendSlot> {
-        // SAFETY: reads a number that is set before the process runs any query and
-        // not changed afterwards.
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        let number = unsafe { pg_sys::MyBackendId } - 1;
-        // SAFETY: as above.
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        let number = unsafe { pg_sys::MyProcNumber };
-        self.slots().get(usize::try_from(number).ok()?)
+        self.slots().get(usize::try_from(versions::my_number()).ok()?)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::settings;
 use crate::shared::{Shared, shared};
 use crate::tables::Changed;
 use crate::time::{WallClock, uptime};
-use crate::wait::wait;
+use crate::wait::{WaitEvent, wait};
 use pgrx::pg_sys;
 use snowflake_core::window::time_of_slot;
 use snowflake_core::{Clock, Layout};
@@ -66,7 +66,7 @@ impl Question {
             self.ticket = report.ask();
             self.shared.wake_keeper();
         }
-        wait(LOOK);
+        wait(LOOK, WaitEvent::Keeper);
         Ok(())
     }
 
@@ -84,7 +84,7 @@ impl Question {
 
     /// Waits a moment.
     pub(crate) fn rest(&self) {
-        wait(LOOK);
+        wait(LOOK, WaitEvent::Keeper);
     }
 }
 

@@ -11,6 +11,7 @@
 
 use crate::encoding;
 use crate::error::Error;
+use crate::versions::{self, expression_tree_walker, query_tree_walker};
 use pgrx::datum::{DatumWithOid, FromDatum, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::{PgList, PgRelation, PgTupleDesc};
@@ -119,22 +120,8 @@ impl Relation {
     pub(super) fn reader(&self) -> Reader {
         // SAFETY: no arguments.
         let caller = unsafe { pg_sys::GetUserId() };
-        let owner = may_set_role(caller, self.owner());
+        let owner = versions::may_set_role(caller, self.owner());
         Reader { role: if owner { self.owner() } else { caller }, owner }
-    }
-}
-
-/// Whether a role may SET ROLE to another.
-fn may_set_role(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
-    // SAFETY: numbers; both look into a cache.
-    #[cfg(feature = "pg15")]
-    unsafe {
-        pg_sys::is_member_of_role(role, other)
-    }
-    // SAFETY: as above.
-    #[cfg(not(feature = "pg15"))]
-    unsafe {
-        pg_sys::member_can_set_role(role, other)
     }
 }
 
@@ -218,7 +205,7 @@ unsafe fn read(
             let (relation, role) = (query.relation.name(), role_name(reader.role));
             Error::RunsOthers { relation, role, what, owner }.raise();
         }
-        let plan = pg_sys::pg_plan_query(rewritten, TEXT.as_ptr(), 0, std::ptr::null_mut());
+        let plan = versions::plan_query(rewritten, TEXT);
         let mut receiver = Receiver::new(judge);
         let receiver = &raw mut receiver;
         let run = pg_sys::CreateQueryDesc(
@@ -234,11 +221,7 @@ unsafe fn read(
         pg_sys::ExecutorStart(run, 0);
         let sort = Sort::begin((*run).tupDesc);
         (*receiver).sort = sort.state;
-        let forward = pg_sys::ScanDirection::ForwardScanDirection;
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::ExecutorRun(run, forward, 0, true);
-        #[cfg(feature = "pg18")]
-        pg_sys::ExecutorRun(run, forward, 0);
+        versions::executor_run(run);
         pg_sys::ExecutorFinish(run);
         let sources = || PgList::<pg_sys::RangeTblEntry>::from_pg((*plan).rtable);
         let hidden = if policies {
@@ -329,10 +312,7 @@ unsafe fn analyzed(query: &Query<'_>) -> *mut pg_sys::Query {
         (*query).commandType = pg_sys::CmdType::CMD_SELECT;
         (*query).canSetTag = true;
         (*query).rtable = (*state).p_rtable;
-        #[cfg(not(feature = "pg15"))]
-        {
-            (*query).rteperminfos = (*state).p_rteperminfos;
-        }
+        versions::take_permissions(query, state);
         (*query).jointree = pg_sys::makeFromExpr((*state).p_joinlist, condition.cast());
         (*query).targetList = targets.into_pg();
         (*query).stmt_location = -1;
@@ -355,23 +335,6 @@ struct Inspection {
 struct Foreign {
     what: String,
     owner: String,
-}
-
-// PostgreSQL's nodes/nodeFuncs.h, which pgrx does not have for all versions.
-unsafe extern "C-unwind" {
-    #[cfg_attr(not(feature = "pg15"), link_name = "query_tree_walker_impl")]
-    fn query_tree_walker(
-        query: *mut pg_sys::Query,
-        walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool,
-        context: *mut c_void,
-        flags: c_int,
-    ) -> bool;
-    #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
-    fn expression_tree_walker(
-        node: *mut pg_sys::Node,
-        walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool,
-        context: *mut c_void,
-    ) -> bool;
 }
 
 unsafe fn inspect(query: *mut pg_sys::Query, reader: Reader) -> Inspection {

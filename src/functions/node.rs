@@ -5,6 +5,7 @@
 use crate::encoding::Verbatim;
 use crate::error::{Error, OrRaise};
 use crate::tables::Table;
+use crate::versions;
 use pgrx::prelude::*;
 use pgrx::spi;
 use std::cell::{Cell, RefCell};
@@ -18,12 +19,10 @@ fn replicates() -> bool {
     if PUTTING_BACK.get() {
         return false;
     }
-    // SAFETY: no arguments; both read what belongs to this process.
+    // SAFETY: no arguments; it reads what belongs to this process.
     #[allow(unsafe_code)]
-    unsafe {
-        pg_sys::IsLogicalWorker()
-            || u32::from(pg_sys::replorigin_session_origin) != pg_sys::InvalidRepOriginId
-    }
+    let worker = unsafe { pg_sys::IsLogicalWorker() };
+    worker || versions::has_origin()
 }
 
 /// What a trigger returns for the change to be made.

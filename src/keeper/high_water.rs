@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::settings;
 use crate::tables::{self, HIGH_WATER_MARKS, Unusable};
 use crate::time::{from_unix, to_unix};
+use crate::versions;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::panic::CaughtError;
@@ -42,8 +43,6 @@ const SESSION: &[(&CStr, &CStr)] = &[
     // have to wait for two attempts, and does so for five seconds.
     (c"lock_timeout", c"1s"),
     (c"statement_timeout", c"0"),
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    (c"transaction_timeout", c"0"),
     (c"role", c"none"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_isolation", c"read committed"),
@@ -60,7 +59,7 @@ pub(super) fn connect(database: &CStr) {
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnection(database.as_ptr(), std::ptr::null(), 0);
     }
-    for (name, value) in SESSION {
+    for (name, value) in SESSION.iter().chain(versions::SESSION) {
         set(name, value);
     }
 }

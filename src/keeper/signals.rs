@@ -2,7 +2,8 @@
 //! transaction, or leave it waiting for a standby while the server wants to stop.
 #![allow(unsafe_code)]
 
-use crate::wait::wait_for_latch;
+use crate::versions::pqsignal;
+use crate::wait::{WaitEvent, wait_for_latch};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -22,28 +23,21 @@ static CLOSING: AtomicBool = AtomicBool::new(false);
 pub(super) fn install() {
     // SAFETY: signals are still blocked; the handlers do nothing that is not allowed in one.
     unsafe {
-        for (signal, handler) in
-            [(libc::SIGTERM, Some(on_stop as _)), (libc::SIGINT, Some(on_cancel as _))]
-        {
-            #[cfg(not(feature = "pg18"))]
-            pg_sys::pqsignal(signal, handler);
-            #[cfg(feature = "pg18")]
-            pg_sys::pqsignal_be(signal, handler);
-        }
+        pqsignal!(libc::SIGTERM, on_stop);
+        pqsignal!(libc::SIGINT, on_cancel);
     }
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
 }
 
-unsafe extern "C-unwind" fn on_stop(signal: i32) {
+fn on_stop() {
     STOP.store(true, Ordering::Relaxed);
     if !CLOSING.load(Ordering::Relaxed) {
-        // SAFETY: called as a signal handler.
-        unsafe { on_cancel(signal) };
+        on_cancel();
     }
 }
 
 /// As PostgreSQL's StatementCancelHandler. It also is the way in which lock_timeout comes.
-unsafe extern "C-unwind" fn on_cancel(_signal: i32) {
+fn on_cancel() {
     // SAFETY: the flags are of a type that a handler may write, and waking one's own latch is
     // allowed in one.
     unsafe {
@@ -106,7 +100,7 @@ pub(super) fn rest(at_least: Duration, at_most: Duration) {
             break;
         };
         // Rounded up: a rest of less than a millisecond would not be one.
-        woken |= wait_for_latch(left.as_millis() as u64 + 1);
+        woken |= wait_for_latch(left.as_millis() as u64 + 1, WaitEvent::Main);
         pgrx::check_for_interrupts!();
     }
 }

@@ -11,6 +11,7 @@ from psycopg import errors
 from throwaway import PATIENCE
 
 
+@pytest.mark.every_major("libfaketime, and waits inside PostgreSQL")
 def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):
     """58000, with how far and until when; and ids again when the clock is back."""
     last = next_id(made)
@@ -36,6 +37,7 @@ def test_a_clock_that_stands_far_back_is_an_error(clock_server, made):
     assert next_id(made) > last
 
 
+@pytest.mark.every_major("libfaketime, and waits inside PostgreSQL")
 def test_a_small_step_back_is_waited_for(clock_server, made):
     """No error and no duplicate: the call returns when the clock has caught up."""
     configure(clock_server, made, max_wait="10s")
@@ -178,5 +180,16 @@ def test_a_wait_ends_with_the_server(waiting, clock_server):
 
 def test_a_wait_ends_when_the_clock_is_put_right(waiting, clock_server):
     thread = waiting.start()
+    clock_server.clock.offset(0)
+    assert waiting.end(thread) is None
+
+
+@pytest.mark.every_major("names of wait events are known from 17 on")
+def test_what_is_waited_for(installation, waiting, clock_server, connect):
+    """pg_stat_activity names it where a server knows names of extensions, which is from 17 on."""
+    thread = waiting.start()
+    query = "SELECT wait_event FROM pg_stat_activity WHERE wait_event_type = 'Extension' ORDER BY backend_type"
+    names = ["SnowflakeIdClock", "SnowflakeIdMain"] if installation.major >= 17 else ["Extension", "Extension"]
+    eventually(lambda: [event for (event,) in connect(clock_server).execute(query)] == names)
     clock_server.clock.offset(0)
     assert waiting.end(thread) is None
