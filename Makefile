@@ -17,6 +17,11 @@ pg_major  = $(shell $(pg_config) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/
 # once for each (measured: half the time and a third of the space of separate ones).
 package   = $(CURDIR)/target/package/pg$(pg_major)
 
+# Where the machine's Rust is too old for that server's pgrx, a root's builds, see tools/root. What two
+# compilers have built is kept apart.
+builder   = $(shell tools/setup builder '$(pg_config)')
+built     = target$(addprefix /built-in-,$(lastword $(builder)))
+
 # What python tools need to know; see tools/throwaway.py.
 throwaway = SNOWFLAKE_PG_CONFIG='$(pg_config)' SNOWFLAKE_PACKAGE='$(package)'
 
@@ -28,7 +33,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-bench build install uninstall installcheck installcheck-encoding demo monitor test test-server simulate chaos freeze lint bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo monitor test test-matrix test-server simulate chaos freeze lint bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -44,11 +49,14 @@ setup-test:
 setup-bench:
 	@tools/setup bench
 
+setup-majors: setup-test
+	@tools/setup majors
+
 build: ## build the extension (the default)
 	@tools/setup check
-	$(pgrx_env) cargo build --release --lib --no-default-features --features pg$(pg_major)
+	$(pgrx_env) $(builder) cargo build --release --lib --no-default-features --features pg$(pg_major) --target-dir $(built)
 	@rm -rf '$(package)'
-	@install -D target/release/libsnowflake_id.so "$(package)$$($(pg_config) --pkglibdir)/snowflake_id.so"
+	@install -D $(built)/release/libsnowflake_id.so "$(package)$$($(pg_config) --pkglibdir)/snowflake_id.so"
 	@$(call extensions,$(package)$$($(pg_config) --sharedir)/extension)
 
 # The parts of each extension's script, in reading order.
@@ -109,7 +117,7 @@ demo: setup build ## a short tour on a throwaway server
 monitor: setup-test build ## a node under load, watched by Prometheus, until Ctrl-C
 	@$(throwaway) python3 tools/monitor.py
 
-test: setup-test ## set up, build and run every test, on every server there is
+test: setup-test setup-majors ## set up, build and run every test, and a selection on every PostgreSQL
 	$(call headline,snowflake-core: unit and property tests)
 	cargo test -p snowflake-core
 	$(call headline,snowflake-registry: unit tests, and a registry in memory)
@@ -120,17 +128,18 @@ test: setup-test ## set up, build and run every test, on every server there is
 	$(call headline,snowflake-simulation: a cluster on virtual time)
 	cargo test --profile simulation -p snowflake-simulation
 	@$(MAKE) --no-print-directory simulate SEED= SEEDS=2000 NODES= HOURS=
-	@marks=; for server in $$(tools/setup servers); do \
-	    $(MAKE) --no-print-directory test-server PG_CONFIG="$$server" marks="$$marks" || exit; \
-	    marks='not once'; \
-	done
+	@python3 tools/matrix.py short
+
+# As much of what depends on the server's version as there is, where `make test` has a selection.
+test-matrix: setup-test setup-majors ## every test on the first server, and those that depend on its version on each PostgreSQL
+	@python3 tools/matrix.py whole
 
 # Two files at a time: most of what tests do is to wait for a server.
 test-server:
 	$(call headline,$(shell $(pg_config) --version): build)
 	@$(MAKE) --no-print-directory build
 	$(call headline,$(shell $(pg_config) --version): tests)
-	$(throwaway) $(python) -m pytest tests -m '$(marks)' --numprocesses 2 --dist loadfile
+	$(throwaway) $(python) -m pytest tests -m '$(marks)' --numprocesses 2 --dist loadfile $(addprefix --junitxml=,$(report))
 
 # One seed is one history, repeatable to the bit; without one it is the day's. More than 26 nodes have a
 # day of their own: NODES=1024 HOURS=24.

@@ -16,6 +16,15 @@ def pytest_report_header():
     return f"server: {os.environ.get('SNOWFLAKE_PG_CONFIG', 'the default one')}"
 
 
+def pytest_collection_modifyitems(items):
+    """Which tests have to do with the server's version stands beside each test, and so does the reason."""
+    for item in items:
+        for mark in "once", "every_major":
+            for marker in item.iter_markers(mark):
+                if len(marker.args) != 1:
+                    raise pytest.UsageError(f"{item.nodeid}: the mark {mark} takes one argument, the reason")
+
+
 def pytest_terminal_summary(terminalreporter):
     """What tests have counted: ids, faults, duplicates. Else only a failed test would show it."""
     figures = [(report, line) for report in terminalreporter.getreports("passed") for line in report.capstdout.splitlines()]

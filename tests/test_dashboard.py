@@ -7,8 +7,7 @@ import re
 import pytest
 from throwaway import PROJECT
 
-# Nothing of this has to do with the server's version.
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("a file is read, no server is asked")
 
 MONITORING = PROJECT / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())

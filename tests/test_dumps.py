@@ -39,6 +39,7 @@ def pg(server, program, *options, dbname, **more):
     return done.stdout
 
 
+@pytest.mark.every_major("pg_dump")
 @pytest.mark.parametrize("options", [[], ["--schema-only"], ["--data-only"]], ids=["all", "schema", "data"])
 def test_dump_and_restore(server, shop, options):
     old, new = shop

@@ -4,7 +4,7 @@ import pytest
 from callgrind import by_line, inclusive, total
 from instructions import compare
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("texts are read, no server is asked")
 
 # Two callers of one function, into which another file's was compiled.
 DUMP = """\

@@ -131,7 +131,7 @@ def blocks(heading):
     return re.findall(r"^ *```sql\n(.*?)^ *```$", section, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.once
+@pytest.mark.once("certificates are the business of the registry's client, which is the same everywhere")
 def test_certificates(installation, registry, start_server):
     """In the place of a password, made and used as the page says, but for the host and the directory."""
     directory = installation.directory()

@@ -8,7 +8,7 @@ import pytest
 import releases
 from throwaway import PROJECT
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("files of packages are read, no server is asked")
 
 
 def test_pgxn():

@@ -3,7 +3,7 @@
 import pytest
 from pages import PROJECT, anchors, complaints, leads_of, pages
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("pages are read, no server is asked")
 
 TABLE = "| a | b |\n|---|---|\n"
 MISTAKES = {

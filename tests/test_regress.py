@@ -8,6 +8,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.every_major("functions, plans and error texts are PostgreSQL's as well")
 @pytest.mark.parametrize("target", ["installcheck", *(f"installcheck-encoding encoding={name}" for name in ("LATIN1", "EUC_JP", "SQL_ASCII"))])
 def test_installcheck(installation, server, target):
     environment = server.environment()

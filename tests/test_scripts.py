@@ -6,7 +6,7 @@ import sys
 import pytest
 from throwaway import PROJECT
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("scripts are read, no server is asked")
 
 
 def check(path):

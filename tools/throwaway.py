@@ -170,6 +170,10 @@ class Installation:
         # is in the system's library directory, where programs find it anyway.
         if libdir == bindir.parent / "lib":
             wanted.add(libdir)
+        # One of another Debian brings even its C library: see tools/root.
+        own_loader = next(libdir.glob("ld-linux-*.so.*"), None)
+        if own_loader:
+            wanted.add(libdir)
         # Servers from Python wheels keep some libraries outside their own tree.
         wanted.update((bindir / "../../..").resolve().glob("*.libs"))
         for path in sorted(wanted):
@@ -183,7 +187,14 @@ class Installation:
                     ignore=shutil.ignore_patterns("pgxs", "bitcode", "man", "*.a"),
                 )
         self._bindir = self._relocated(bindir)
+        if own_loader:
+            self._set_loader(self._relocated(own_loader))
         self._libraries = self._relocated(Path(paths["PKGLIBDIR"]))
+
+    def _set_loader(self, loader):
+        """Have the copied programs begin with the copied loader: of all paths in them, its alone is absolute."""
+        programs = [path for path in self._bindir.iterdir() if path.read_bytes()[:4] == b"\x7fELF"]
+        subprocess.run(["patchelf", "--set-interpreter", loader, *programs], check=True)
 
     def _install(self, package, paths):
         if package.is_dir():

@@ -464,5 +464,5 @@ class Proxy:
         target[1].close()
 
 
-# What a node does with etcd or ZooKeeper has nothing to do with its server's version.
-KINDS = [pytest.param(Etcd, marks=pytest.mark.once), pytest.param(ZooKeeper, marks=pytest.mark.once), PostgresRegistry]
+_once = pytest.mark.once("what a node does with etcd or ZooKeeper has nothing to do with its server's version")
+KINDS = [pytest.param(Etcd, marks=_once), pytest.param(ZooKeeper, marks=_once), PostgresRegistry]

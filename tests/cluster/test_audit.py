@@ -692,6 +692,7 @@ def partial(connection):
     return connection.execute(query).fetchall()
 
 
+@pytest.mark.every_major("an audit is made of trees of queries, and of a sort of PostgreSQL's")
 def test_rows_that_are_hidden(auditor):
     """Who audits sees what he may see, and hears that it may not be all; what is kept of all stays."""
     assert warned(auditor, "'items', 'id'") == ({"rows": (3, None), "duplicate": (1, [2])}, [])

@@ -376,7 +376,6 @@ def start(installation, stack, name, first, place=None, proxy=None):
     return Node(server, clock, proxy, place, first)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("history", range(HISTORIES))
 def test_a_history(installation, leases, history):
     """Nothing that is promised breaks; in the end ids flow."""

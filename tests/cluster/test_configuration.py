@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import psycopg
@@ -258,3 +259,20 @@ def test_a_standby_reads_but_makes_no_ids(installation, start_server, connect):
         assert connection.execute("SELECT snowflake_worker_id(snowflake_nextval())").fetchone() == (1,)
     finally:
         standby.stop()
+
+
+def test_files_in_a_place_of_their_own(installation, start_server, connect):
+    """As docs/OPERATIONS.md says: nothing of the extension need be in the server's own directories."""
+    if installation.major < 18:
+        pytest.skip("extension_control_path came with PostgreSQL 18")
+    place = installation.directory()
+    for suffix, below in (".control", "share/extension"), (".sql", "share/extension"), (".so", "lib"):
+        (place / below).mkdir(parents=True, exist_ok=True)
+        for file in list(installation.root.rglob(f"snowflake_id*{suffix}")):
+            shutil.copy(file, place / below)
+    # Without $system: what is found is found there.
+    server = start_server(postgres={"extension_control_path": f"{place}/share", "dynamic_library_path": f"{place}/lib:$libdir"})
+    connection = connect(server)
+    connection.execute("CREATE EXTENSION snowflake_id")
+    assert connection.execute("SELECT snowflake_worker_id(snowflake_nextval())").fetchone() == (1,)
+    assert f"{place}/lib/snowflake_id.so" in Path(f"/proc/{server.pid}/maps").read_text()

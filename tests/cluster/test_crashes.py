@@ -56,6 +56,7 @@ def record(server):
     return row
 
 
+@pytest.mark.every_major("signals, background workers and crash recovery are the server's")
 def test_a_kill_loop(clock_server):
     """The server, a backend or the keeper is killed under load, over and over, and the clock steps back each time.
 

@@ -347,7 +347,7 @@ def memory(pid):
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
-@pytest.mark.once
+@pytest.mark.once("what is hostile is the registry; its client is the same everywhere")
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_registries(start_server, connect, kind):
     """At most ten calls a second, at most 32 MB more memory in the keeper, the reason in the status within a heartbeat."""

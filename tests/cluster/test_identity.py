@@ -28,7 +28,7 @@ from nodes import (
 from registries import PostgresRegistry
 from throwaway import PROJECT, compile_library
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("hosts, file systems and their ids are the kernel's")
 
 TERMS = {"heartbeat": "300ms", "reservation": "200ms", "lease_duration": "1h"}
 WARNS = "WARNING:  snowflake_id: this node's worker id is being used by another node"

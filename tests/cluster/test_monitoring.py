@@ -25,8 +25,7 @@ from psycopg.rows import dict_row
 from registries import Etcd, Proxy
 from throwaway import PATIENCE, PROJECT, clean_environment
 
-# Nothing of this has to do with the server's version.
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("exporters and Prometheus read views that are the same everywhere; statistics have tests of their own")
 
 MONITORING = PROJECT / "monitoring"
 # 800 ids per second is all that it can hold; whoever takes them has 10 ms to come back for more.

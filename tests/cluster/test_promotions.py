@@ -144,7 +144,6 @@ def test_a_promotion_that_left_no_trace(start_server, copies, connect, installat
     verdict(before, after, f"a promotion, {history.__name__.replace('_', ' ')}")
 
 
-@pytest.mark.once
 def test_max_ahead_is_lowered_before_the_failover(start_server, copies, connect):
     """Of both nodes: the lead that the primary had really, its last record shows."""
     server, primary = node(start_server, connect, max_ahead=AHEAD, promotion_guard=0, postgres=REPLICATION)
@@ -163,7 +162,6 @@ def test_max_ahead_is_lowered_before_the_failover(start_server, copies, connect)
     verdict(before, after, f"a failover before which max_ahead went from {AHEAD} to 0")
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("how", ["promoted", "without standby.signal"])
 def test_a_primary_whose_worker_id_was_changed(start_server, copies, connect, how):
     """Its last record names the new one; what it issued with the old one is below the same mark.

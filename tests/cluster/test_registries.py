@@ -37,7 +37,7 @@ def test_contract(registry):
     contract(registry, registry.SCHEME)
 
 
-@pytest.mark.once
+@pytest.mark.once("no server takes part")
 def test_contract_with_tls_and_a_password(start_registry, certificates):
     """Every call gets through, by a password that has to be spelled otherwise in an address.
 

@@ -49,7 +49,7 @@ def renewed(node, before, failures=1):
 # What is kept is renewed
 
 
-@pytest.mark.once
+@pytest.mark.once("tokens are etcd's")
 @pytest.mark.parametrize("tokens", ["simple", "jwt"])
 def test_what_becomes_of_tokens(installation, start_registry, start_node, tokens):
     """Users, roles, passwords, authentication itself: whatever changes, the next heartbeat but one gets through."""

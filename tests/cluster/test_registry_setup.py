@@ -61,7 +61,7 @@ def said(pattern):
     return found
 
 
-@pytest.mark.once
+@pytest.mark.once("what a node does with etcd or ZooKeeper has nothing to do with its server's version")
 def test_etcd(installation, start_registry, start_server, connect):
     etcd = start_registry(Etcd)
     sh = Etcdctl(etcd)
@@ -81,7 +81,7 @@ def test_etcd(installation, start_registry, start_server, connect):
     eventually(lambda: sh(f"etcdctl --user snowflake_node:secret get --keys-only {key}").strip() == key, "its lease again")
 
 
-@pytest.mark.once
+@pytest.mark.once("what a node does with etcd or ZooKeeper has nothing to do with its server's version")
 def test_zookeeper(installation, start_registry, start_server, connect):
     zookeeper = start_registry(ZooKeeper)
     zkcli = Zkcli(zookeeper)

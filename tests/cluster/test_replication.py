@@ -42,7 +42,12 @@ SIBLING = """
 
 @pytest.mark.parametrize(
     ("guard", "behind", "others", "drain"),
-    [(1000, [700, 1400], "", False), (1000, [700], SIBLING, False), (1000, [700], "", True), (0, [0], "", False)],
+    [
+        pytest.param(1000, [700, 1400], "", False, marks=pytest.mark.every_major("streaming, and promotion")),
+        (1000, [700], SIBLING, False),
+        (1000, [700], "", True),
+        (0, [0], "", False),
+    ],
     ids=["guard and slow clocks", "beside a sibling", "drained before the first id", "no guard and the same clock"],
 )
 def test_promotion_of_an_asynchronous_standby(start_server, copies, connect, guard, behind, others, drain):
@@ -171,6 +176,7 @@ def test_a_synchronous_standby_that_is_cut_off(start_server, copies, connect):
     assert first >= mark > last
 
 
+@pytest.mark.every_major("hot standby")
 def test_a_standby_is_quiet(installation, start_server, copies, connect):
     """25006, a status that answers, no keeper and no line in the log; whatever the primary's keeper does."""
     server = start_server(reservation="100ms", postgres=REPLICATION)

@@ -37,7 +37,6 @@ def recorded(server):
     return int(mark)
 
 
-@pytest.mark.once
 def test_stops_that_are_interrupted_by_their_own_signal(start_server, start_registry, connect, slow_kill):
     """The record names exactly the last id, the lease ends after five heartbeats, the next start waits for nothing."""
     address = start_registry(PostgresRegistry).address("here")

@@ -62,6 +62,7 @@ def number_of_distinct(ids):
     return len(numpy.unique(numpy.concatenate([numpy.asarray(part, "int64") for part in ids])))
 
 
+@pytest.mark.every_major("shared memory, and how backends are numbered")
 @pytest.mark.parametrize("block", [1, 64])
 def test_eight_sessions_in_two_databases(start_server, connect, tmp_path, block):
     """Eight million ids are distinct, increase in each session, and carry the time of their making.

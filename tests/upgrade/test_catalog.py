@@ -102,7 +102,7 @@ FORGOTTEN = {
 }
 
 
-@pytest.mark.once
+@pytest.mark.once("it is the comparison that is tested")
 @pytest.mark.parametrize("what", FORGOTTEN)
 def test_what_an_upgrade_forgets(package, fresh_database, what):
     """Is found, whatever it is."""
