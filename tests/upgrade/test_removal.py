@@ -5,7 +5,7 @@ from clients import eventually
 from nodes import next_id, refusal, status
 from throwaway import ServerError
 
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("package")]
+pytestmark = [pytest.mark.once("what is removed are files and objects of ours"), pytest.mark.usefixtures("package")]
 
 
 @pytest.fixture
