@@ -16,13 +16,12 @@ def pytest_report_header():
     return f"server: {os.environ.get('SNOWFLAKE_PG_CONFIG', 'the default one')}"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_runtest_setup(item):
     """Which tests have to do with the server's version stands beside each test, and so does the reason."""
-    for item in items:
-        for mark in "once", "every_major":
-            for marker in item.iter_markers(mark):
-                if len(marker.args) != 1:
-                    raise pytest.UsageError(f"{item.nodeid}: the mark {mark} takes one argument, the reason")
+    for mark in "once", "every_major":
+        for marker in item.iter_markers(mark):
+            if len(marker.args) != 1:
+                pytest.fail(f"the mark {mark} takes one argument, the reason", pytrace=False)
 
 
 def pytest_terminal_summary(terminalreporter):
