@@ -33,7 +33,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo monitor test test-matrix test-server simulate chaos freeze lint bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo cluster monitor test test-matrix test-server simulate chaos freeze lint bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -113,6 +113,10 @@ installcheck-encoding:
 
 demo: setup build ## a short tour on a throwaway server
 	@$(throwaway) python3 tools/demo.py
+
+# options=--keep leaves it running; --regions SECONDS and --rows N are the long tests of it.
+cluster: setup-test build ## a tour of a sharded cluster on throwaway servers
+	@$(throwaway) $(python) tools/cluster.py $(options)
 
 monitor: setup-test build ## a node under load, watched by Prometheus, until Ctrl-C
 	@$(throwaway) python3 tools/monitor.py

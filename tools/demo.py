@@ -40,13 +40,14 @@ class Tour:
         heading(f"{self._steps}. {title}")
         say(explanation)
 
-    def sql(self, sql, fails=False):
-        """Print a statement and what psql says to it; `fails`: an error is what we want to see."""
+    def sql(self, sql, fails=False, lines=None):
+        """Print a statement and what psql says to it; `fails`: an error is what we want to see; `lines`: that is enough."""
         show_sql(sql)
         done = subprocess.run(self._command, input=sql, **PIPES, check=False)
         if bool(done.returncode) != fails:
             raise ServerError(f"psql did not {'fail' if fails else 'succeed'}:\n{done.stdout}")
-        say_as_is(done.stdout)
+        answer = done.stdout.splitlines()
+        say_as_is("\n".join(answer if lines is None else [*answer[:lines], "..."] if len(answer) > lines else answer))
 
     def sql_at_once(self, statements):
         """Run each in a connection of its own; all are open before the first begins."""
