@@ -1076,16 +1076,18 @@ impl Cluster {
                 time(mark) - time(end),
             ));
         }
+        // By the clock as it was then: it may have been set while the server was ending.
+        let at = record.updated_at;
         if let Some(lease) = &record.lease
-            && lease.until > node.wall() + 51 * SECOND
+            && lease.until > at + 51 * SECOND
             && node.settings.borrow().registry.is_some()
-            && time(end) + SECOND < node.wall() + 50 * SECOND
+            && time(end) + SECOND < at + 50 * SECOND
         {
             self.found(&format!(
                 "node {} was stopped in order at {}, and keeps its lease for {} s",
                 node.letter,
                 seconds(crate::time()),
-                (lease.until - node.wall()) / SECOND,
+                (lease.until - at) / SECOND,
             ));
         }
         let number = self.layout.node(record.number.datacenter_id, record.number.worker_id);
