@@ -62,6 +62,7 @@ build: ## build the extension (the default)
 # The parts of each extension's script, in reading order.
 snowflake_id_sql      = generate decode search text layouts keeper statistics audit revoke rights
 snowflake_id_node_sql = $(addprefix node/,schema high_water_marks registry samples audits) revoke node/rights
+snowflake_id_migrate_sql = migrate/convert revoke migrate/rights
 version = $(shell sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 # $(call extension,directory,name,parts): its control file and its script, into a directory.
 extension = sed 's/@CARGO_VERSION@/$(version)/' $(2).control >"$(1)/$(2).control" && \
@@ -70,7 +71,8 @@ extension = sed 's/@CARGO_VERSION@/$(version)/' $(2).control >"$(1)/$(2).control
     } >"$(1)/$(2)--$(version).sql"
 # All of sql/ is installed: the scripts of releases, and those that lead from one to the next.
 extensions = mkdir -p "$(1)" && find sql -name '*.sql' -exec cp {} "$(1)" \; && $(call extension,$(1),snowflake_id,$(snowflake_id_sql)) && \
-    $(call extension,$(1),snowflake_id_node,$(snowflake_id_node_sql))
+    $(call extension,$(1),snowflake_id_node,$(snowflake_id_node_sql)) && \
+    $(call extension,$(1),snowflake_id_migrate,$(snowflake_id_migrate_sql))
 
 # Needs neither cargo nor the network, so that `make && sudo make install` works.
 install: ## copy the built extension into the server (sudo; DESTDIR=)
@@ -87,6 +89,8 @@ uninstall: ## remove it from the server
 	rm -f "$(DESTDIR)$$($(pg_config) --pkglibdir)/snowflake_id.so" \
 	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id.control \
 	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id_node.control \
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id_migrate.control \
+	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id_migrate--*.sql \
 	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id--*.sql \
 	    "$(DESTDIR)$$($(pg_config) --sharedir)/extension"/snowflake_id_node--*.sql
 
@@ -126,6 +130,8 @@ test: setup-test setup-majors ## set up, build and run every test, and a selecti
 	cargo test -p snowflake-core
 	$(call headline,snowflake-registry: unit tests, and a registry in memory)
 	cargo test -p snowflake-registry
+	$(call headline,snowflake-migration: plans of all kinds of tables)
+	cargo test -p snowflake-migration
 	$(call headline,snowflake-core: the allocator under the loom model checker)
 	CARGO_TARGET_DIR=target/loom RUSTFLAGS='--cfg loom' \
 	    cargo test -p snowflake-core --release --test loom

@@ -16,6 +16,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode as Sqlstate, pg_sys};
 use snowflake_core::layout::MAX_BITS;
 use snowflake_core::text::{BASE32_LENGTH, BASE62_MAX_LENGTH};
 use snowflake_core::{Field, FieldError, Layout, LayoutError, TextError};
+use snowflake_migration::Step;
 use std::time::Duration;
 
 /// An error with the facts that its text needs.
@@ -80,6 +81,17 @@ pub(crate) enum Error {
     RunsOthers { relation: String, role: String, what: String, owner: String },
     ColumnType { column: String, relation: String, types: &'static str },
     BadSample { share: f64 },
+    // Conversions
+    ConvertNull,
+    BadLockTimeout { lock_timeout: i64 },
+    BadAttempts { attempts: i32 },
+    NoMigrateExtension,
+    MayNotConvert { relation: String },
+    Refused { relation: String, step: Box<Step>, more: usize },
+    Unread { relation: String, column: String, steps: Vec<Step>, accepted: Vec<String> },
+    InTheWay { relation: String, attempts: i32, lock_timeout: i64, who: Vec<String> },
+    NotConverted { relation: String },
+    ChangedSince { relation: String, column: String },
     BadText { form: TextForm, text: String, why: TextError },
 }
 
@@ -613,6 +625,85 @@ impl Error {
                 "It is the share of ids to look at: above 0, and at most 1.",
                 "",
             ),
+            Self::ConvertNull => Text::new(
+                Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                "the table to convert must not be null",
+                "",
+                "For example: SELECT * FROM snowflake_convert_plan('orders');",
+            ),
+            Self::BadLockTimeout { lock_timeout } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("lock_timeout is out of range: {lock_timeout} ms"),
+                "For so long clients may have to wait at each attempt: 1 ms to 60 s.",
+                "",
+            ),
+            Self::BadAttempts { attempts } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("attempts is out of range: {attempts}"),
+                "At least one is made.",
+                "",
+            ),
+            Self::NoMigrateExtension => Text::new(
+                Setup,
+                "extension snowflake_id_migrate is missing in this database",
+                "What the way back needs is kept in a table of it.",
+                "As a superuser: CREATE EXTENSION snowflake_id_migrate;",
+            ),
+            Self::MayNotConvert { relation } => Text::new(
+                Code(Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE),
+                format!("must be owner of table {relation}"),
+                "",
+                "Call it as the owner, or as a superuser.",
+            ),
+            Self::Refused { relation, step, more } => {
+                let sqlstate = refusal(step);
+                Text::new(
+                    Code(sqlstate),
+                    format!("cannot convert {relation}: {}", step.finding.unwrap_or_default()),
+                    step.detail.clone(),
+                    if *more == 0 {
+                        step.hint.clone()
+                    } else {
+                        format!("{} More is in the way: SELECT * FROM snowflake_convert_plan('{relation}');", step.hint)
+                    },
+                )
+            }
+            Self::Unread { relation, column, steps, accepted } => {
+                let names = steps.iter().filter_map(|step| step.finding.map(str::to_owned));
+                let mut names = names.chain(accepted.iter().cloned()).collect::<Vec<_>>();
+                names.sort();
+                names.dedup();
+                let names = names.join(",");
+                let details = steps.iter().map(|step| format!("{} {}", step.detail, step.hint));
+                Text::new(
+                    Setup,
+                    format!("{relation} is not converted before its findings have been read"),
+                    details.collect::<Vec<_>>().join("\n"),
+                    format!("If that is in order: SELECT * FROM snowflake_convert('{relation}', '{column}', accept => '{{{names}}}');"),
+                )
+            }
+            Self::InTheWay { relation, attempts, lock_timeout, who } => Text::new(
+                Window,
+                format!("could not lock {relation} in {attempts} attempts of {lock_timeout} ms"),
+                if who.is_empty() {
+                    "Who was in the way has gone by now.".to_owned()
+                } else {
+                    who.join("\n")
+                },
+                "Nothing has been changed. Call it again when they have ended, or end them: SELECT pg_terminate_backend(pid);",
+            ),
+            Self::NotConverted { relation } => Text::new(
+                Setup,
+                format!("nothing is known of a conversion of {relation}"),
+                "",
+                "SELECT * FROM snowflake_conversions;",
+            ),
+            Self::ChangedSince { relation, column } => Text::new(
+                Setup,
+                format!("the default of {relation}.{column} has been changed since it was converted"),
+                "The way back is from a default that generates ids.",
+                "If that has been taken back by hand, set the default to snowflake_nextval() once more, and then: SELECT * FROM snowflake_revert(...);",
+            ),
             Self::BadText { form, text, why } => Text::new(
                 Code(match why {
                         TextError::TooLarge => Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -747,6 +838,22 @@ const fn argument(field: Field) -> &'static str {
         Field::Datacenter => "datacenter_id",
         Field::Worker => "worker_id",
         Field::Sequence => "sequence",
+    }
+}
+
+/// What a finding that refuses is to a program.
+fn refusal(step: &Step) -> Sqlstate {
+    match step.finding.unwrap_or_default() {
+        "not_owner" | "another_owner" => Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "foreign_table" | "not_a_table" | "temporary_table" | "typed_table"
+        | "distributed_table" | "partition" | "foreign_partition" => {
+            Sqlstate::ERRCODE_WRONG_OBJECT_TYPE
+        }
+        "no_column" => Sqlstate::ERRCODE_UNDEFINED_COLUMN,
+        "generated_column" => Sqlstate::ERRCODE_GENERATED_ALWAYS,
+        "not_bigint" | "narrow_reference" => Sqlstate::ERRCODE_DATATYPE_MISMATCH,
+        "keys_ahead" => Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        _ => Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
     }
 }
 

@@ -17,6 +17,7 @@ mod error;
 mod functions;
 mod generator;
 mod keeper;
+mod migrate;
 mod report;
 mod rights;
 mod row;

@@ -4,6 +4,7 @@ use crate::encoding::Text;
 use crate::error::Error;
 use pgrx::prelude::*;
 use pgrx::spi;
+use std::ffi::c_int;
 
 /// An error where the caller may call a function only as the owner of this database.
 ///
@@ -36,5 +37,35 @@ pub(crate) fn refuse_database_owner(fcinfo: pg_sys::FunctionCallInfo) {
             Error::MayNotCall { function: name.map_or_else(String::new, |name| name.0) }.raise()
         }
         Err(error) => error!("{error}"),
+    }
+}
+
+/// Does something as a role, which can do nothing in it that would outlast it; as PostgreSQL's own
+/// maintenance commands do it. An owner may pass by the policies that he has made for himself.
+///
+/// # Safety
+///
+/// It is a role.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn as_role<T>(
+    role: pg_sys::Oid,
+    no_policies: bool,
+    work: impl FnOnce() -> T,
+) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    let mut restricted = pg_sys::SECURITY_RESTRICTED_OPERATION;
+    if no_policies {
+        restricted |= pg_sys::SECURITY_NOFORCE_RLS;
+    }
+    // SAFETY: two places to write to, and a level of settings that ends below. Where `work` ends
+    // with an error, PostgreSQL puts all of it back with the (sub)transaction.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | restricted as c_int);
+        let level = pg_sys::NewGUCNestLevel();
+        let result = work();
+        pg_sys::AtEOXact_GUC(false, level);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
     }
 }

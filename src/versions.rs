@@ -63,13 +63,14 @@ pub(crate) fn wait_event(event: WaitEvent) -> u32 {
     {
         use std::sync::atomic::{AtomicU32, Ordering};
         // The server has the names; a process asks once for each that it needs.
-        static KNOWN: [AtomicU32; 5] = [const { AtomicU32::new(0) }; 5];
+        static KNOWN: [AtomicU32; 6] = [const { AtomicU32::new(0) }; 6];
         let (known, name) = match event {
             WaitEvent::Tick => (&KNOWN[0], c"SnowflakeIdTick"),
             WaitEvent::Clock => (&KNOWN[1], c"SnowflakeIdClock"),
             WaitEvent::Keeper => (&KNOWN[2], c"SnowflakeIdWorker"),
             WaitEvent::Reset => (&KNOWN[3], c"SnowflakeIdReset"),
             WaitEvent::Main => (&KNOWN[4], c"SnowflakeIdMain"),
+            WaitEvent::Convert => (&KNOWN[5], c"SnowflakeIdConvert"),
         };
         match known.load(Ordering::Relaxed) {
             0 => {

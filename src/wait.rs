@@ -29,6 +29,8 @@ pub(crate) enum WaitEvent {
     Keeper,
     /// Another session's reset of the statistics.
     Reset,
+    /// The next attempt to lock a table that is to be converted.
+    Convert,
     /// As the keeper: that there is something to do.
     Main,
 }

@@ -23,19 +23,19 @@ CHANGES_BY = {
 MEMBERS = """
     SELECT classid, objid FROM pg_depend
     WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
-      AND refobjid IN (SELECT oid FROM pg_extension WHERE extname IN ('snowflake_id', 'snowflake_id_node'))
+      AND refobjid IN (SELECT oid FROM pg_extension WHERE extname IN ('snowflake_id', 'snowflake_id_node', 'snowflake_id_migrate'))
 """
 
 # How the page names an object: with its schema only where that is always the same.
-NAMED = "CASE {0}::regnamespace::text WHEN 'snowflake_id_node' THEN 'snowflake_id_node.' ELSE '' END || {1}"
+NAMED = "CASE WHEN {0}::regnamespace::text ^@ 'snowflake_id_' THEN {0}::regnamespace || '.' ELSE '' END || {1}"
 FUNCTION = NAMED.format("pronamespace", "proname")
 RELATION = NAMED.format("relnamespace", "relname")
 
 
 @pytest.fixture
 def connection(connection):
-    """With both extensions."""
-    connection.execute("CREATE EXTENSION snowflake_id_node")
+    """With all extensions."""
+    connection.execute("CREATE EXTENSION snowflake_id_node; CREATE EXTENSION snowflake_id_migrate")
     return connection
 
 
@@ -95,6 +95,7 @@ def test_views(connection):
     ).fetchall()
     assert sorted(subheadings("## Views and tables")) == sorted(row[0] for row in rows)
     assert {row[0]: row[1] for row in rows if row[1] != "v"} == {
+        "snowflake_id_migrate.conversions": "r",
         "snowflake_id_node.audits": "r",
         "snowflake_id_node.high_water_marks": "r",
         "snowflake_id_node.registry": "r",
@@ -173,7 +174,7 @@ def test_errors():
     assert len(messages) == ERROR_RS.count("=> Text::new(") + ERROR_RS.count("                Text::new(")
     texts = {text.replace('\\"', '"') for text in messages}
     written = table("## Errors")
-    assert {row[0] for row in written} == sqlstates
+    assert {sqlstate for row in written for sqlstate in row[0].split(", ")} == sqlstates
     assert sorted(row[1] for row in written) == sorted(re.sub(r"\{.*?\}", "…", text) for text in texts)
 
 

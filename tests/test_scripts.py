@@ -15,7 +15,7 @@ def check(path):
     return done.returncode, [line.strip() for line in done.stdout.splitlines()[1:]]
 
 
-@pytest.mark.parametrize("name", ["snowflake_id", "snowflake_id_node"])
+@pytest.mark.parametrize("name", ["snowflake_id", "snowflake_id_node", "snowflake_id_migrate"])
 def test_the_scripts(installation, name):
     script = next(installation.root.rglob(f"{name}--*.sql"))
     assert check(script) == (0, [])

@@ -11,7 +11,8 @@ PAGE = (PROJECT / "docs/SECURITY.md").read_text()
 MAY = {"call", "read", "use"}
 NOTHING = "–"
 ROLES = "PUBLIC", "pg_monitor", "owner", "node's role", "application"
-EXTENSIONS = "snowflake_id", "snowflake_id_node"
+EXTENSIONS = "snowflake_id", "snowflake_id_node", "snowflake_id_migrate"
+SCHEMAS = "snowflake_id_node", "snowflake_id_migrate"
 
 # What runs before CREATE EXTENSION, and after it; by a superuser.
 SETTINGS = {
@@ -61,7 +62,7 @@ def matrix():
 
 def test_every_object_is_there(connection):
     """The page has the functions, views, tables and schemas that the extensions consist of."""
-    connection.execute("CREATE EXTENSION snowflake_id_node; SET search_path = public, pg_temp")
+    connection.execute("CREATE EXTENSION snowflake_id_node; CREATE EXTENSION snowflake_id_migrate; SET search_path = public, pg_temp")
     rows = connection.execute(
         """
         SELECT e.extname, CASE d.classid
@@ -69,7 +70,7 @@ def test_every_object_is_there(connection):
             WHEN 'pg_class'::regclass THEN d.objid::regclass::text
             WHEN 'pg_namespace'::regclass THEN d.objid::regnamespace::text END
         FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
-        WHERE d.deptype = 'e' AND e.extname IN ('snowflake_id', 'snowflake_id_node')
+        WHERE d.deptype = 'e' AND e.extname ^@ 'snowflake_id'
           AND d.classid <> 'pg_type'::regclass
         """
     ).fetchall()
@@ -97,9 +98,9 @@ def roles(server, connect):
 
 def may(connection, name, word):
     """Whether the session's role may do this with an object; by trying."""
-    kind = "function" if "(" in name else "schema" if name == "snowflake_id_node" else "relation"
+    kind = "function" if "(" in name else "schema" if name in SCHEMAS else "relation"
     if kind == "schema":
-        return connection.execute("SELECT has_schema_privilege('snowflake_id_node', 'USAGE')").fetchone()[0]
+        return connection.execute("SELECT has_schema_privilege(%s, 'USAGE')", [name]).fetchone()[0]
     if kind == "function":
         # A call of a STRICT function with NULLs is not even begun.
         granted = connection.execute("SELECT has_function_privilege(%s, 'EXECUTE')", [name]).fetchone()[0]
@@ -137,7 +138,7 @@ def test_rights(server, connect, roles, creator, before, after):
     admin.execute(before.format(**roles))
     as_creator = admin if creator == "superuser" else connect(server, roles["dbname"], user=roles["owner"])
     as_creator.execute("CREATE EXTENSION snowflake_id")
-    admin.execute("CREATE EXTENSION snowflake_id_node")
+    admin.execute("CREATE EXTENSION snowflake_id_node; CREATE EXTENSION snowflake_id_migrate")
     admin.execute(after.format(**roles))
     functions = "registry_read, registry_write, registry_announce"
     names = ", ".join(f"snowflake_id_node.{name}" for name in functions.split(", "))
@@ -152,7 +153,7 @@ def test_rights(server, connect, roles, creator, before, after):
             if may(session, name, word) != (word != NOTHING):
                 wrong.append(f"{role}, {name}: {word}")
             # What GRANT ALL gave on the views that are there, can do nothing.
-            if "(" not in name and name != "snowflake_id_node" and not after and (more := writes(session, name)):
+            if "(" not in name and name not in SCHEMAS and not after and (more := writes(session, name)):
                 wrong.append(f"{role}, {name}: {more}")
     assert wrong == []
 

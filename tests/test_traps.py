@@ -14,7 +14,7 @@ import pytest
 from clients import eventually
 from throwaway import PROJECT, Server
 
-EXTENSIONS = "snowflake_id", "snowflake_id_node"
+EXTENSIONS = "snowflake_id", "snowflake_id_node", "snowflake_id_migrate"
 
 # Beside a function's own types: what one of its arguments could also be given as.
 OTHERS = (
@@ -62,7 +62,7 @@ def scripts(installation):
 
 def used(installation):
     """The names of functions, and the operators, in the scripts and in the library's statements."""
-    texts = [path.read_text() for path in scripts(installation).values()]
+    texts = [path.read_text() for path in (*scripts(installation).values(), *(PROJECT / "src/migrate").glob("*.sql"))]
     for path in (PROJECT / "src").rglob("*.rs"):
         literals = re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text(), flags=re.DOTALL)
         texts += [text for text in literals if re.search(r"\b(SELECT|INSERT|UPDATE|DELETE)\b", text)]
@@ -193,6 +193,14 @@ USES = """
     SELECT snowflake_id_node.registry_write(1::bigint, NULL::bigint, '{}'::text), snowflake_id_node.registry_write(1::bigint, 1::bigint, '{}'::text);
     SELECT * FROM snowflake_id_node.registry_read(NULL::bigint);
     SELECT snowflake_id_node.registry_announce(1::bigint, 1::float8);
+    CREATE TABLE legacy (id bigserial PRIMARY KEY);
+    SELECT * FROM snowflake_convert_plan('legacy'::regclass, NULL::name);
+    SELECT * FROM snowflake_convert('legacy'::regclass, NULL::name, '1 s'::interval, 3, '{}'::text[]);
+    SELECT * FROM snowflake_conversions;
+    SELECT * FROM snowflake_revert('legacy'::regclass, NULL::name, '1 s'::interval, 3);
+    SELECT * FROM snowflake_convert('legacy'::regclass, NULL::name, '1 s'::interval, 3, '{}'::text[]);
+    SELECT * FROM snowflake_convert_finish('legacy'::regclass, NULL::name, '1 s'::interval, 3);
+    DROP TABLE legacy;
 """
 
 
@@ -227,6 +235,7 @@ def test_nothing_planted_is_run(server, shop, installation):
     server.reload()
     admin = shop("postgres")
     eventually(lambda: admin.execute("SELECT state FROM snowflake_status").fetchone() == ("ready",))
+    admin.execute("CREATE EXTENSION snowflake_id_migrate")
     use(admin)
     samples = "SELECT pg_catalog.count(*) FROM snowflake_id_node.samples"
     eventually(lambda: admin.execute(samples).fetchone()[0] > 100)
@@ -235,7 +244,7 @@ def test_nothing_planted_is_run(server, shop, installation):
     # An upgrade: what a next version's script does at the least.
     for name, path in scripts(installation).items():
         rights = (PROJECT / "src/sql/revoke.sql").read_text().replace("@extension@", name)
-        rights += (PROJECT / f"src/sql/{'node/' if name.endswith('node') else ''}rights.sql").read_text()
+        rights += (PROJECT / "src/sql" / name.removeprefix("snowflake_id").removeprefix("_") / "rights.sql").read_text()
         next_version = path.with_name(f"{name}--0.1.0--0.1.0next.sql")
         next_version.write_text(rights)
         try:
@@ -247,7 +256,7 @@ def test_nothing_planted_is_run(server, shop, installation):
 
     # By a superuser, in a database where all is planted before.
     admin.execute("DROP EXTENSION snowflake_id CASCADE; DROP TABLE orders; DROP EXTENSION snowflake_id_node")
-    admin.execute("CREATE EXTENSION snowflake_id; CREATE EXTENSION IF NOT EXISTS snowflake_id_node")
+    admin.execute("CREATE EXTENSION snowflake_id; CREATE EXTENSION IF NOT EXISTS snowflake_id_node; CREATE EXTENSION snowflake_id_migrate")
     use(admin)
     assert dependencies(admin) == []
     assert trapped(server)[begun + 1 :] == []

@@ -11,6 +11,7 @@
 
 use crate::encoding;
 use crate::error::Error;
+use crate::rights::as_role;
 use crate::versions::{self, expression_tree_walker, query_tree_walker};
 use pgrx::datum::{DatumWithOid, FromDatum, TimestampWithTimeZone};
 use pgrx::prelude::*;
@@ -164,27 +165,6 @@ pub(super) fn look(query: &Query<'_>, reader: Reader, judge: &mut impl Judge) ->
         pg_sys::MemoryContextSwitchTo(before);
         pg_sys::MemoryContextDelete(memory);
         hidden
-    }
-}
-
-/// Does something as a role, which can do nothing in it that would outlast it; as PostgreSQL's own
-/// maintenance commands do it. An owner may pass by the policies that he has made for himself.
-unsafe fn as_role<T>(role: pg_sys::Oid, no_policies: bool, work: impl FnOnce() -> T) -> T {
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    let mut restricted = pg_sys::SECURITY_RESTRICTED_OPERATION;
-    if no_policies {
-        restricted |= pg_sys::SECURITY_NOFORCE_RLS;
-    }
-    // SAFETY: two places to write to, and a level of settings that ends below. Where `work` ends
-    // with an error, PostgreSQL puts all of it back with the (sub)transaction.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
-        pg_sys::SetUserIdAndSecContext(role, context | restricted as c_int);
-        let level = pg_sys::NewGUCNestLevel();
-        let result = work();
-        pg_sys::AtEOXact_GUC(false, level);
-        pg_sys::SetUserIdAndSecContext(user, context);
-        result
     }
 }
 

@@ -6,6 +6,7 @@ mod audit;
 mod decode;
 mod generate;
 mod layouts;
+mod migrate;
 mod node;
 mod registry;
 mod search;

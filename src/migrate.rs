@@ -1,0 +1,598 @@
+//! Moving live tables to snowflake ids, and back. What is found and what is to run, is
+//! `snowflake_migration`'s; here are its hands: what the catalogs say, and statements that run as they
+//! stand in the plan.
+//!
+//! All of it acts as the table's owner, in an operation that can do nothing which outlasts it, for
+//! whoever may act as the owner. The functions' `search_path` is `pg_catalog` (src/sql/migrate).
+#![allow(unsafe_code)]
+
+use crate::encoding::{self, Text, guarded};
+use crate::error::Error;
+use crate::generator::{Generator, generator};
+use crate::rights::as_role;
+use crate::settings;
+use crate::shared::shared;
+use crate::status;
+use crate::time::{WallClock, uptime};
+use crate::versions::may_set_role;
+use crate::wait::{WaitEvent, wait};
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use pgrx::spi::{self, OwnedPreparedStatement};
+use snowflake_core::{Clock, Layout};
+use snowflake_migration::{Facts, Sequence, Severity, Step, plan};
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
+
+/// A statement that ran, and how long it took: microseconds.
+pub(crate) type Ran = (String, i64);
+
+/// How long a transaction may have a lock before nobody is made to wait behind us for it.
+const OLD: &str = "1 second";
+/// Of a floor or a jump that is believed where nothing is set: a day, in microseconds.
+const DAY: u64 = 86_400_000_000;
+
+/// What is to be converted, and how hard to try.
+pub(crate) struct Request<'a> {
+    pub(crate) relation: pg_sys::Oid,
+    pub(crate) column: Option<&'a CStr>,
+    /// How long the first lock is waited for: milliseconds.
+    pub(crate) lock_timeout: i64,
+    pub(crate) attempts: i32,
+    /// Findings that have been read.
+    pub(crate) accept: Vec<String>,
+}
+
+/// A plan is for so many milliseconds, which is what a conversion has if nothing else is said.
+pub(crate) const PLANNED: i64 = 100;
+
+fn milliseconds(lock_timeout: i64) -> String {
+    format!("{lock_timeout}ms")
+}
+
+/// Does something whose settings end with it.
+pub(crate) fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
+    guarded(|| {
+        // SAFETY: a level of settings that ends below, or with the transaction where that fails.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            let done = work();
+            pg_sys::AtEOXact_GUC(false, level);
+            done
+        }
+    })
+}
+
+/// The plan; it writes nothing.
+pub(crate) fn planned(
+    relation: pg_sys::Oid,
+    column: Option<&CStr>,
+) -> Result<Vec<Step>, spi::Error> {
+    let catalogs = Catalogs::prepare(PLANNED)?;
+    let mut facts = catalogs.facts(relation, column, None)?;
+    // The keys are read, and somebody may have locked them.
+    match subtransaction(|| read_values(&mut facts)) {
+        Ok(done) => done?,
+        Err(error) if !is_locked(&error) => error.rethrow(),
+        Err(_) => {
+            let (who, relation) = (in_the_way(&targets(&facts), false)?, facts.relation.name);
+            Error::InTheWay { relation, attempts: 1, lock_timeout: PLANNED, who }.raise();
+        }
+    }
+    Ok(plan(&facts, &milliseconds(PLANNED)))
+}
+
+/// Converts: one transaction, the caller's.
+pub(crate) fn convert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
+    if status::in_recovery() {
+        Error::Standby.raise();
+    }
+    let Request { relation, column, lock_timeout, .. } = *request;
+    let catalogs = Catalogs::prepare(lock_timeout)?;
+    let lock_timeout = milliseconds(lock_timeout);
+    // That ids flow, is seen by one.
+    let id = generator().and_then(Generator::next).ok();
+    let first = catalogs.facts(relation, column, id)?;
+    check(&plan(&first, &lock_timeout), &first, &request.accept);
+    retry(request, &first, || {
+        // The greatest key, before anybody has to wait for it to be found.
+        let mut facts = first.clone();
+        let mut facts = undone(|| read_values(&mut facts).map(|()| facts))?;
+        check(&plan(&facts, &lock_timeout), &facts, &request.accept);
+        let locks = snowflake_migration::locks(&facts, &lock_timeout);
+        let mut ran = run(&locks)?;
+        lock_sequences(&facts);
+        // As it is now that nobody else can change it.
+        facts = catalogs.facts_again(relation, column, &facts)?;
+        let steps = plan(&facts, &lock_timeout);
+        check(&steps, &facts, &request.accept);
+        let rest = statements(&steps).skip(locks.len()).cloned().collect::<Vec<_>>();
+        ran.extend(run(&rest)?);
+        keep(&facts)?;
+        Ok(ran)
+    })
+}
+
+/// Takes a conversion back.
+pub(crate) fn revert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
+    let (before, column) = kept(request)?;
+    retry(request, &before, || {
+        let steps = snowflake_migration::revert(&before, &milliseconds(request.lock_timeout));
+        let ran = run(&steps)?;
+        forget(request.relation, &column)?;
+        Ok(ran)
+    })
+}
+
+/// Drops what only the way back needs.
+pub(crate) fn finish(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
+    let (before, column) = kept(request)?;
+    retry(request, &before, || {
+        let steps = snowflake_migration::finish(&before, &milliseconds(request.lock_timeout));
+        let ran = run(&steps)?;
+        forget(request.relation, &column)?;
+        Ok(ran)
+    })
+}
+
+fn statements(steps: &[Step]) -> impl Iterator<Item = &Step> {
+    steps.iter().filter(|step| step.statement.is_some())
+}
+
+/// An error where a finding refuses, or is not among those that have been read.
+fn check(steps: &[Step], facts: &Facts, accept: &[String]) {
+    let of = |severity| steps.iter().filter(move |step| step.severity == severity);
+    let relation = facts.relation.name.clone();
+    if let Some(step) = of(Severity::Refuse).next() {
+        let more = of(Severity::Refuse).count() - 1;
+        Error::Refused { relation, step: Box::new(step.clone()), more }.raise();
+    }
+    let accepted = |step: &&Step| accept.iter().any(|name| Some(name.as_str()) == step.finding);
+    let unread = of(Severity::Warn).filter(|step| !accepted(step)).cloned().collect::<Vec<_>>();
+    if !unread.is_empty() {
+        let column = facts.column.as_ref().map_or_else(String::new, |column| column.name.clone());
+        Error::Unread { relation, column, steps: unread, accepted: accept.to_vec() }.raise();
+    }
+}
+
+/// Runs statements, one after the other, as they stand.
+fn run(steps: &[Step]) -> Result<Vec<Ran>, spi::Error> {
+    Spi::connect_mut(|client| {
+        let mut ran = Vec::new();
+        for statement in steps.iter().filter_map(|step| step.statement.clone()) {
+            let begun = uptime();
+            client.update(encoding::to_server(&statement).as_c_str(), None, &[])?;
+            ran.push((statement, uptime() - begun));
+        }
+        Ok(ran)
+    })
+}
+
+/// Does something as the owner of the table.
+fn as_owner<T>(facts: &Facts, work: impl FnOnce() -> T) -> T {
+    let oid = pg_sys::Oid::from_u32(facts.relation.oid);
+    let Some(owner) = owner_of(oid) else { Error::NoRelation { oid }.raise() };
+    // SAFETY: reads what belongs to this process.
+    if !may_set_role(unsafe { pg_sys::GetUserId() }, owner) {
+        Error::MayNotConvert { relation: facts.relation.name.clone() }.raise();
+    }
+    // SAFETY: an owner is a role.
+    unsafe { as_role(owner, true, work) }
+}
+
+fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let found = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT relowner FROM pg_class WHERE oid = $1",
+            Some(1),
+            &[relation.into()],
+        )?;
+        rows.map(|row| row.get::<pg_sys::Oid>(1)).next().transpose()
+    });
+    found.ok().flatten().flatten()
+}
+
+/// Sequences cannot be named in LOCK TABLE. From here on nobody takes a number from them, so that what is
+/// kept for the way back is where they stand.
+fn lock_sequences(facts: &Facts) {
+    for sequence in &facts.sequences {
+        let oid = pg_sys::Oid::from_u32(sequence.oid);
+        // SAFETY: takes numbers, and waits for no longer than `lock_timeout`.
+        unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) };
+    }
+}
+
+/// Tries until the locks are had, as often as is asked for; then it is an error that names who has
+/// them. What an attempt has done, is undone with it, and so are its locks.
+fn retry<T>(
+    request: &Request<'_>,
+    facts: &Facts,
+    work: impl Fn() -> Result<T, spi::Error>,
+) -> Result<T, spi::Error> {
+    let targets = targets(facts);
+    let mut last = Vec::new();
+    for attempt in 1..=request.attempts {
+        // Who has had a lock for long is likely to keep it: nobody shall wait behind us for him.
+        let old = in_the_way(&targets, true)?;
+        if old.is_empty() {
+            // Its settings end with what is done as the owner: all of it is, as one.
+            match subtransaction(|| as_owner(facts, &work)) {
+                Ok(done) => return done,
+                Err(error) if !is_locked(&error) => error.rethrow(),
+                Err(_) => {
+                    let now = in_the_way(&targets, false)?;
+                    last = if now.is_empty() { last } else { now };
+                }
+            }
+        } else {
+            last = old;
+        }
+        if attempt < request.attempts {
+            rest(request.lock_timeout, attempt);
+        }
+    }
+    let &Request { attempts, lock_timeout, .. } = request;
+    let relation = facts.relation.name.clone();
+    Error::InTheWay { relation, attempts, lock_timeout, who: last }.raise()
+}
+
+/// Whether somebody else has the lock.
+fn is_locked(error: &CaughtError) -> bool {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else {
+        return false;
+    };
+    matches!(
+        report.sql_error_code(),
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+    )
+}
+
+/// Waits from one to three lock timeouts, so that two who try do not try at the same time.
+fn rest(lock_timeout: i64, attempt: i32) {
+    let seed = WallClock.now().unsigned_abs().wrapping_mul(2_654_435_761) >> 7;
+    let timeout = lock_timeout.unsigned_abs().min(10_000) * 1000;
+    let mut left = timeout + (seed ^ u64::from(attempt.unsigned_abs())) % (2 * timeout + 1);
+    let until = uptime().saturating_add_unsigned(left);
+    while left > 0 {
+        wait(left, WaitEvent::Convert);
+        left = u64::try_from(until - uptime()).unwrap_or(0);
+    }
+}
+
+/// Looks without a lock that outlasts the look: two who convert one table would wait for each other.
+fn undone<T>(work: impl FnOnce() -> T) -> T {
+    within(work, false).unwrap_or_else(|error| error.rethrow())
+}
+
+/// Runs in a transaction of its own within the present one: what it has done is undone where it ends
+/// with an error, and its locks are released.
+fn subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
+    within(work, true)
+}
+
+fn within<T>(work: impl FnOnce() -> T, keep: bool) -> Result<T, Box<CaughtError>> {
+    // SAFETY: as PL/pgSQL does it for a block with an exception handler: what was current before is
+    // so again after, and what happened inside is kept or undone as a whole.
+    unsafe {
+        let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let done = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+            .catch_others(|error| Err(Box::new(error)))
+            .catch_rust_panic(|error| Err(Box::new(error)))
+            .execute();
+        match done {
+            Ok(_) if keep => pg_sys::ReleaseCurrentSubTransaction(),
+            _ => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        done
+    }
+}
+
+/// The relations that are locked.
+fn targets(facts: &Facts) -> Vec<pg_sys::Oid> {
+    let tables = facts.tables.iter().map(|table| table.oid);
+    let sequences = facts.sequences.iter().map(|sequence| sequence.oid);
+    tables.chain(sequences).map(pg_sys::Oid::from_u32).collect()
+}
+
+/// Who has a lock on one of them: a sentence for each. As the caller, who may see of others what he may.
+fn in_the_way(targets: &[pg_sys::Oid], old: bool) -> Result<Vec<String>, spi::Error> {
+    let query = format!(
+        "SELECT DISTINCT ON (l.pid, p.gid) CASE
+             WHEN l.pid IS NULL THEN format('Prepared transaction %L holds a lock. To end it: ROLLBACK PREPARED %L;', p.gid, p.gid)
+             ELSE format('Process %s (%s, %s, for %s s) holds a lock: %s', l.pid,
+                 coalesce(a.backend_type, 'process'), coalesce(a.state, 'running'),
+                 coalesce(round(extract(epoch FROM clock_timestamp() - a.xact_start))::text, '?'),
+                 coalesce(nullif(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 200), ''), 'nothing is known of it'))
+             END
+         FROM pg_locks l
+         LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+         LEFT JOIN pg_locks t ON l.pid IS NULL AND t.pid IS NULL AND t.locktype = 'transactionid'
+             AND t.virtualtransaction = l.virtualtransaction
+         LEFT JOIN pg_prepared_xacts p ON p.transaction = t.transactionid
+         WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1)
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND l.pid IS DISTINCT FROM pg_backend_pid()
+           AND (NOT $2 OR l.pid IS NULL OR a.xact_start < clock_timestamp() - interval '{OLD}')"
+    );
+    Spi::connect(|client| {
+        let rows = client.select(&query, None, &[targets.to_vec().into(), old.into()])?;
+        rows.map(|row| row.get::<Text>(1).map(|text| text.map_or_else(String::new, |text| text.0)))
+            .collect()
+    })
+}
+
+/// What reads the catalogs: planned once, because a lock is held while it is run again.
+struct Catalogs(OwnedPreparedStatement);
+
+impl Catalogs {
+    /// From here on, nothing is waited for any longer than `lock_timeout` milliseconds.
+    fn prepare(lock_timeout: i64) -> Result<Self, spi::Error> {
+        // One plan of all calls, whatever their arguments.
+        Spi::connect(|client| {
+            client.select(
+                "SELECT set_config('plan_cache_mode', 'force_generic_plan', true),
+                     set_config('lock_timeout', $1::text, true)",
+                None,
+                &[lock_timeout.into()],
+            )?;
+            let types = [pg_sys::OIDOID, pg_sys::NAMEOID, pg_sys::BOOLOID].map(PgOid::from);
+            Ok(Self(client.prepare(include_str!("migrate/facts.sql"), &types)?.keep()))
+        })
+    }
+
+    fn read(
+        &self,
+        relation: pg_sys::Oid,
+        column: Option<&CStr>,
+        all: bool,
+    ) -> Result<Facts, spi::Error> {
+        let name = match column {
+            // SAFETY: a name of SQL's, which is what the function was given; it outlives the call.
+            Some(name) => unsafe {
+                DatumWithOid::new(pg_sys::Datum::from(name.as_ptr()), pg_sys::NAMEOID)
+            },
+            None => DatumWithOid::null_oid(pg_sys::NAMEOID),
+        };
+        let json = Spi::connect(|client| {
+            let values = [relation.into(), name, all.into()];
+            let rows = client.select(&self.0, Some(1), &values)?;
+            rows.map(|row| row.get::<Text>(1)).next().transpose()
+        })?;
+        let json = json.flatten().map_or_else(String::new, |json| json.0);
+        let facts = serde_json::from_str::<Facts>(&json);
+        let facts = facts.unwrap_or_else(|error| error!("snowflake_id: {error}"));
+        if facts.relation.oid == 0 {
+            Error::NoRelation { oid: relation }.raise();
+        }
+        Ok(facts)
+    }
+
+    /// The facts, but for the values of keys and sequences; `id` is one that has just been generated.
+    fn facts(
+        &self,
+        relation: pg_sys::Oid,
+        column: Option<&CStr>,
+        id: Option<i64>,
+    ) -> Result<Facts, spi::Error> {
+        let mut facts = self.read(relation, column, true)?;
+        facts.relation.engine = engine(relation)?;
+        facts.is_standby = status::in_recovery();
+        facts.no_ids = status::now().1.filter(|_| id.is_none()).map(|error| error.in_words());
+        let owner = owner_of(relation);
+        // SAFETY: reads what belongs to this process.
+        facts.relation.may_act =
+            owner.is_some_and(|owner| may_set_role(unsafe { pg_sys::GetUserId() }, owner));
+        if let Ok(layout) = settings::layout() {
+            facts.first_id = first_id(layout);
+        }
+        Ok(facts)
+    }
+
+    /// The facts once more, under the locks: what only a person needs to read is as it was.
+    fn facts_again(
+        &self,
+        relation: pg_sys::Oid,
+        column: Option<&CStr>,
+        before: &Facts,
+    ) -> Result<Facts, spi::Error> {
+        let now = self.read(relation, column, false)?;
+        let mut facts = Facts {
+            likely_references: before.likely_references.clone(),
+            narrow_arguments: before.narrow_arguments.clone(),
+            publications: before.publications.clone(),
+            standbys: before.standbys,
+            first_id: before.first_id,
+            no_ids: before.no_ids.clone(),
+            ..now
+        };
+        facts.relation.engine.clone_from(&before.relation.engine);
+        facts.relation.may_act = before.relation.may_act;
+        for sequence in &mut facts.sequences {
+            let known = before.sequences.iter().find(|known| known.oid == sequence.oid);
+            sequence.mentions = known.map_or_else(Vec::new, |known| known.mentions.clone());
+        }
+        read_values(&mut facts)?;
+        Ok(facts)
+    }
+}
+
+/// The greatest key and where the sequences stand, as the owner reads them.
+fn read_values(facts: &mut Facts) -> Result<(), spi::Error> {
+    let Some(column) = facts.column.clone().filter(|_| facts.relation.may_act) else {
+        return Ok(());
+    };
+    let is_table = matches!(facts.relation.kind.as_str(), "r" | "p");
+    let is_remote = facts.tables.iter().any(|table| table.kind == "f");
+    if is_table && facts.has_key && !is_remote && column.type_name == "bigint" {
+        let query = format!("SELECT max({}) FROM {}", column.name, facts.relation.name);
+        facts.max = as_owner(facts, || one(&query, |row| row.get::<i64>(1)))?;
+    }
+    if let Some((max, layout)) = facts.max.zip(settings::layout().ok()) {
+        facts.max_is_an_id = is_an_id(max, layout);
+        // As of now: meanwhile, others may have made keys of the layout.
+        facts.first_id = first_id(layout);
+    }
+    let relation = facts.clone();
+    let owner = &facts.relation.owner;
+    for sequence in facts.sequences.iter_mut().filter(|sequence| sequence.owner == *owner) {
+        let query = format!("SELECT last_value, is_called FROM {}", sequence.name);
+        let (last, called) = as_owner(&relation, || {
+            one(&query, |row| Ok((row.get::<i64>(1)?, row.get::<bool>(2)?)))
+        })?;
+        *sequence = Sequence {
+            last: last.unwrap_or(sequence.start),
+            is_called: called.unwrap_or(false),
+            ..sequence.clone()
+        };
+    }
+    Ok(())
+}
+
+fn one<T>(
+    query: &str,
+    read: impl FnOnce(&spi::SpiTupleTable<'_>) -> Result<T, spi::Error>,
+) -> Result<T, spi::Error> {
+    let query = encoding::to_server(query);
+    Spi::connect(|client| read(&client.select(query.as_c_str(), Some(1), &[])?.first()))
+}
+
+/// The least id of any node in the next tick: keys that others make of this one are not ahead.
+fn first_id(layout: &Layout) -> Option<i64> {
+    let position = shared().map(|shared| shared.allocator.position(layout)).unwrap_or_default();
+    let tick = layout.tick_at(WallClock.now()).unwrap_or(0);
+    layout.min_id(tick.max(layout.tick_of_slot(position.cursor)) + 1).ok()
+}
+
+/// Whether a key is an id of the layout, by its time: no key of a sequence gets as far as a day behind the
+/// epoch, and none of a wrong layout lies before tomorrow but by chance.
+fn is_an_id(key: i64, layout: &Layout) -> bool {
+    let time = layout.unpack(key).ok().and_then(|fields| layout.time_of(fields.tick));
+    let latest = WallClock.now().saturating_add_unsigned(settings::max_clock_jump().unwrap_or(DAY));
+    time.is_some_and(|time| time >= layout.epoch().saturating_add_unsigned(DAY) && time <= latest)
+}
+
+/// The extension that spreads a table over others.
+fn engine(relation: pg_sys::Oid) -> Result<Option<String>, spi::Error> {
+    // Only what belongs to such an extension is looked into.
+    let query = "SELECT e.extname::text, d.objid::regclass::text FROM pg_extension e
+         JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+             AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+         JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
+         WHERE (e.extname, c.relname) IN (('citus', 'pg_dist_partition'), ('timescaledb', 'hypertable'))";
+    Spi::connect(|client| {
+        let found: Vec<(Option<Text>, Option<Text>)> = client
+            .select(query, None, &[])?
+            .map(|row| Ok::<_, spi::Error>((row.get(1)?, row.get(2)?)))
+            .collect::<Result<_, _>>()?;
+        for (engine, table) in found.into_iter().filter_map(|(engine, table)| engine.zip(table)) {
+            let condition = if engine.0 == "citus" {
+                "logicalrelid = $1"
+            } else {
+                "(schema_name, table_name) = (SELECT relnamespace::regnamespace::name, relname
+                     FROM pg_class WHERE oid = $1)"
+            };
+            let query = format!("SELECT FROM {} WHERE {condition}", table.0);
+            if !client.select(&query, Some(1), &[relation.into()])?.is_empty() {
+                return Ok(Some(engine.0));
+            }
+        }
+        Ok(None)
+    })
+}
+
+const TABLE: &str = "snowflake_id_migrate.conversions";
+
+/// Does something as the owner of the table of conversions, who alone may write to it.
+fn as_keeper<T>(work: impl FnOnce() -> Result<T, spi::Error>) -> Result<T, spi::Error> {
+    let owner = Spi::connect(|client| {
+        let query = "SELECT c.relowner FROM pg_class c
+             JOIN pg_namespace n ON n.oid = c.relnamespace
+             JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                 AND d.refclassid = 'pg_extension'::regclass
+             JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'snowflake_id_migrate'
+             WHERE n.nspname = 'snowflake_id_migrate' AND c.relname = 'conversions'";
+        let rows = client.select(query, Some(1), &[])?;
+        rows.map(|row| row.get::<pg_sys::Oid>(1)).next().transpose()
+    })?;
+    let Some(owner) = owner.flatten() else { Error::NoMigrateExtension.raise() };
+    // SAFETY: an owner is a role.
+    unsafe { as_role(owner, true, work) }
+}
+
+/// Keeps what the way back needs.
+fn keep(facts: &Facts) -> Result<(), spi::Error> {
+    let Some(column) = &facts.column else { return Ok(()) };
+    let before = Facts {
+        relation: facts.relation.clone(),
+        column: facts.column.clone(),
+        tables: facts.tables.clone(),
+        sequences: facts.sequences.clone(),
+        generator: facts.generator.clone(),
+        ..Facts::default()
+    };
+    let json = serde_json::to_string(&before).unwrap_or_default();
+    let insert = format!(
+        "INSERT INTO {TABLE} AS c (relation, column_name, before, converted_at)
+         VALUES ($1, $2, $3::jsonb, now())
+         ON CONFLICT (relation, column_name)
+         DO UPDATE SET before = excluded.before, converted_at = excluded.converted_at"
+    );
+    let values = [
+        pg_sys::Oid::from_u32(facts.relation.oid).into(),
+        Text(column.name.clone()).into(),
+        Text(json).into(),
+    ];
+    as_keeper(|| Spi::connect_mut(|client| client.update(&insert, None, &values).map(drop)))
+}
+
+/// What is kept of a conversion, and of which column; an error where there is none, or where it was changed
+/// since.
+fn kept(request: &Request<'_>) -> Result<(Facts, String), spi::Error> {
+    let Request { relation, column, .. } = *request;
+    let now = Catalogs::prepare(request.lock_timeout)?.facts(relation, column, None)?;
+    let name = now.relation.name.clone();
+    if !now.relation.may_act {
+        Error::MayNotConvert { relation: name }.raise();
+    }
+    let Some(column) = now.column.clone() else { Error::NotConverted { relation: name }.raise() };
+    let json = as_keeper(|| {
+        Spi::connect(|client| {
+            let query = format!(
+                "SELECT before::text FROM {TABLE} WHERE relation = $1 AND column_name = $2"
+            );
+            let values = [relation.into(), Text(column.name.clone()).into()];
+            let rows = client.select(&query, Some(1), &values)?;
+            rows.map(|row| row.get::<Text>(1)).next().transpose()
+        })
+    })?;
+    let Some(json) = json.flatten() else { Error::NotConverted { relation: name }.raise() };
+    let before = serde_json::from_str::<Facts>(&json.0);
+    let mut before = before.unwrap_or_else(|error| error!("snowflake_id: {error}"));
+    if !now.is_converted {
+        Error::ChangedSince { relation: name, column: column.name }.raise();
+    }
+    // The table may have been restored from a dump since, or renamed.
+    before.tables.retain(|table| !table.name.is_empty());
+    let old = std::mem::replace(&mut before.relation, now.relation).name;
+    for table in before.tables.iter_mut().filter(|table| table.name == old) {
+        let known = format!("{old}.{}", table.column);
+        for sequence in &mut before.sequences {
+            if sequence.owned_by.as_ref() == Some(&known) {
+                sequence.owned_by = Some(format!("{name}.{}", table.column));
+            }
+        }
+        (table.name, table.oid) = (name.clone(), before.relation.oid);
+    }
+    Ok((before, column.name))
+}
+
+fn forget(relation: pg_sys::Oid, column: &str) -> Result<(), spi::Error> {
+    let delete = format!("DELETE FROM {TABLE} WHERE relation = $1 AND column_name = $2");
+    let values = [relation.into(), Text(column.to_owned()).into()];
+    as_keeper(|| Spi::connect_mut(|client| client.update(&delete, None, &values).map(drop)))
+}
