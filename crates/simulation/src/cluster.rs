@@ -506,6 +506,10 @@ impl Cluster {
                 self.later(micros, move |_| {
                     node.note("the table is free again");
                     node.disk.set(Disk { locked: false, ..node.disk.get() });
+                    // From here on an attempt of the keeper can succeed, also one for no call.
+                    if let Some(server) = &*node.server.borrow() {
+                        server.refused_while_locked.set(false);
+                    }
                 });
             }
             Fault::BadDisk => {
