@@ -216,7 +216,7 @@ const OLDER_THAN_THE_TABLE: &str = "age(xmin) > (SELECT age(xmin) FROM pg_catalo
 
 /// After an upgrade, the node goes on under its new name with what it had recorded by its old one: marks,
 /// lease, and whether it is drained. Nobody else has that name now.
-pub(super) fn inherit(name: &NodeName, timeline: u32, host: &str) -> Result<(), Failure> {
+pub(super) fn inherit(name: &NodeName, host: &str) -> Result<(), Failure> {
     let family = format!("{}-%", name.cluster);
     let past = with_extension(|| {
         let table = HIGH_WATER_MARKS.open(pg_sys::AccessShareLock as pg_sys::LOCKMODE)?;
@@ -234,7 +234,7 @@ pub(super) fn inherit(name: &NodeName, timeline: u32, host: &str) -> Result<(), 
     transaction(|| {
         let table = writable()?;
         let old = last.node.to_string();
-        let (timeline, past) = (i64::from(timeline), i64::from(last.timeline));
+        let past = i64::from(last.timeline);
         let ancestors = format!("{}-%", last.node.cluster);
         Spi::connect_mut(|client| {
             // The primaries before a promotion: timelines begin anew, and would not tell that any more.
@@ -243,10 +243,12 @@ pub(super) fn inherit(name: &NodeName, timeline: u32, host: &str) -> Result<(), 
             );
             client.update(&delete, None, &[text(&ancestors).into(), past.into()])?;
             let update = format!(
-                "UPDATE {table} SET (node, timeline) = ROW ($1, $2) \
-                 WHERE {OLDER_THAN_THE_TABLE} AND node = $3"
+                "UPDATE {table} SET (node, timeline) = ROW ($1, 0) \
+                 WHERE {OLDER_THAN_THE_TABLE} AND node = $2"
             );
-            let values = [text(&name.to_string()).into(), timeline.into(), text(&old).into()];
+            // Before the first timeline: the cluster may have been promoted or recovered before the
+            // upgrade, without a window since, and the first start is to keep clear of that.
+            let values = [text(&name.to_string()).into(), text(&old).into()];
             client.update(&update, None, &values).map(drop)
         })?;
         encoding::say(

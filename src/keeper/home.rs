@@ -34,7 +34,7 @@ pub(super) fn find() -> Result<Home, Failure> {
     })?;
     let name =
         NodeName { cluster: cluster.to_string(), fingerprint: fingerprint.unwrap_or_default() };
-    high_water::inherit(&name, timeline, &host)?;
+    high_water::inherit(&name, &host)?;
     // What it had before an upgrade is under its present name now.
     Ok(Home { name, past: Vec::new(), host, data_directory, timeline })
 }

@@ -274,11 +274,13 @@ fn descends(records: &[Record], identity: &Identity<'_>, is_leased: bool) -> boo
     if let Some(last) = last.map(|record| record.timeline).max() {
         return last < identity.timeline;
     }
-    // An upgrade begins with timelines of its own.
+    // An upgrade begins with timelines of its own: whether its last record before was of the last
+    // timeline then, or the cluster had been promoted or recovered since, nothing says.
+    let is_upgraded = marked().any(|record| identity.is_own(record));
     let is_first = identity.timeline <= 1;
     let others = || marked().filter(|record| identity.is_family(record));
     // A copy leases a number of its own, as the registry knows.
-    !is_first || !is_leased && others().any(|record| !identity.is_own(record))
+    !is_first || is_upgraded || !is_leased && others().any(|record| !identity.is_own(record))
 }
 
 /// A node that generates ids.

@@ -205,16 +205,21 @@ fn what_it_descends_from_counts_whatever_the_number_was_then() {
     assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
 }
 
-/// What the node's own past has issued, under another name, is its own.
+/// What the node's own past has issued, under another name, is its own. But whether the cluster had been
+/// promoted or recovered since its last record, an upgrade does not tell: the guard is kept.
 #[test]
 fn a_node_inherits_from_its_past() {
     let (layout, node, past) = (layout(), NodeName::parse("1-a"), [NodeName::parse("7-z")]);
     let identity = Identity { past: &past, ..identity(&node, &layout, 1) };
-    let records = [record("7-z", 1, NEXT_TICK + 500, 5)];
     let beginning =
         Beginning { since: NOW, max_ahead: 0, guard: GUARD, running: None, leased_from: None };
-    let start = start(&records, &identity, &beginning);
-    assert_eq!(start, Ok(plain(first(NEXT_TICK + 500) + 7)));
+    let records = [record("7-z", 1, NEXT_TICK + 5000, 5)];
+    assert_eq!(start(&records, &identity, &beginning), Ok(plain(first(NEXT_TICK + 5000) + 7)));
+    let records = [record("7-z", 1, NEXT_TICK + 500, 5)];
+    assert_eq!(start(&records, &identity, &beginning), Ok(plain(first(GUARDED_TICK))));
+    // Its own record ends that.
+    let both = [record("7-z", 1, NEXT_TICK + 500, 5), record("1-a", 1, NEXT_TICK + 9, 1)];
+    assert_eq!(start(&both, &identity, &beginning), Ok(plain(first(NEXT_TICK + 500) + 7)));
     assert_eq!(conflict(&records, &identity), None);
     let running = Running { since: i64::MAX, known: &[], written: first(NEXT_TICK + 500) + 7 };
     assert_eq!(late_mark(&records, &identity, &running), 0);
