@@ -89,6 +89,7 @@ FACTS = {
     "= N;": "= 2;",
     "{n}": "2000000",
     "{pid}": "0",
+    "{relation}": "orders",
     "database = '...'": "database = 'postgres'",
     "{EXTENSION}": "snowflake_id_node",
     "FUNCTION ...": "FUNCTION snowflake_drain",
@@ -111,7 +112,7 @@ def hints():
 def test_hints(start_server):
     """Each runs as it is shown, with the names that it is about."""
     server = start_server(datacenter_id=1, layout="twitter", postgres={"shared_preload_libraries": "pg_stat_statements, snowflake_id"})
-    run(server, "CREATE EXTENSION snowflake_id; CREATE ROLE ordinary")
+    run(server, "CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_migrate; CREATE ROLE ordinary")
     ready(server, "postgres")
     run(server, "CREATE TABLE orders AS SELECT id FROM snowflake_batch(10) AS id")
     found = list(hints())
@@ -119,7 +120,8 @@ def test_hints(start_server):
     for statement in found:
         if statement.startswith("CREATE EXTENSION"):
             # Where it is missing.
-            run(server, f"DROP EXTENSION IF EXISTS snowflake_id_node; {statement}", "shop")
+            missing = "DROP EXTENSION IF EXISTS snowflake_id_node; DROP EXTENSION IF EXISTS snowflake_id_migrate"
+            run(server, f"{missing}; CREATE EXTENSION IF NOT EXISTS snowflake_id; {statement}", "shop")
         elif statement.startswith("ALTER SCHEMA"):
             # Where the schema is somebody else's.
             run(server, f"DROP EXTENSION IF EXISTS snowflake_id_node; CREATE SCHEMA snowflake_id_node; {statement}", "shop")
