@@ -89,7 +89,11 @@ FACTS = {
     "= N;": "= 2;",
     "{n}": "2000000",
     "{pid}": "0",
+    "backend(pid)": "backend(0)",
     "{relation}": "orders",
+    "{column}": "id",
+    "{{{names}}}": "{read}",
+    "revert(...)": "revert('orders', 'id')",
     "database = '...'": "database = 'postgres'",
     "{EXTENSION}": "snowflake_id_node",
     "FUNCTION ...": "FUNCTION snowflake_drain",
@@ -114,7 +118,7 @@ def test_hints(start_server):
     server = start_server(datacenter_id=1, layout="twitter", postgres={"shared_preload_libraries": "pg_stat_statements, snowflake_id"})
     run(server, "CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_migrate; CREATE ROLE ordinary")
     ready(server, "postgres")
-    run(server, "CREATE TABLE orders AS SELECT id FROM snowflake_batch(10) AS id")
+    run(server, "CREATE TABLE orders (id bigserial PRIMARY KEY)")
     found = list(hints())
     assert len(found) > 20
     for statement in found:
