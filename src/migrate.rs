@@ -116,21 +116,22 @@ pub(crate) fn convert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
 
 /// Takes a conversion back.
 pub(crate) fn revert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
-    let (before, column) = kept(request)?;
-    retry(request, &before, || {
-        let steps = snowflake_migration::revert(&before, &milliseconds(request.lock_timeout));
-        let ran = run(&steps)?;
-        forget(request.relation, &column)?;
-        Ok(ran)
-    })
+    end(request, snowflake_migration::revert)
 }
 
 /// Drops what only the way back needs.
 pub(crate) fn finish(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
+    end(request, snowflake_migration::finish)
+}
+
+/// Ends a conversion by the steps for what was there before it: then there is no way back any more.
+fn end(
+    request: &Request<'_>,
+    steps: impl Fn(&Facts, &str) -> Vec<Step>,
+) -> Result<Vec<Ran>, spi::Error> {
     let (before, column) = kept(request)?;
     retry(request, &before, || {
-        let steps = snowflake_migration::finish(&before, &milliseconds(request.lock_timeout));
-        let ran = run(&steps)?;
+        let ran = run(&steps(&before, &milliseconds(request.lock_timeout)))?;
         forget(request.relation, &column)?;
         Ok(ran)
     })

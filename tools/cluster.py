@@ -152,15 +152,15 @@ class Cluster:
             raise ServerError(f"{name}: {done.stderr.strip()}")
         return done.stdout
 
-    def create_tables(self):
-        """The tables of examples/cluster on shards and routers."""
+    def create_tables(self, again=False):
+        """The tables of examples/cluster on shards and routers; these know the shards already, if it is done again."""
         names = [self.name_of(n) for n in range(len(self.shards))]
         for n, shard in enumerate(self.shards):
             mine = range(n, MODULUS, len(self.shards))
             self.run(shard, "shard.sql", modulus=MODULUS, mine=",".join(map(str, mine)))
             self._partitions.update(dict.fromkeys(mine, shard))
         for router in self.routers:
-            for n, name in enumerate(names):
+            for n, name in enumerate([] if again else names):
                 self.introduce(router, name, self.shards[n], self.standbys[n] if self.standbys else None)
             self.run(router, "router.sql", modulus=MODULUS, shards=",".join(names))
 
@@ -456,7 +456,7 @@ def show(tour):
         are foreign tables on the three shards. The id is made where the row comes in, on the router, before it is known
         where it goes.""",
     )
-    create_tables_again(cluster)
+    cluster.create_tables(again=True)
     tour.at(router, "the router")
     tour.sql("INSERT INTO orders (customer, amount) SELECT 'customer ' || n, n % 100 FROM generate_series(1, 10000) AS n;")
     tour.sql("SELECT count(*), count(DISTINCT id) FROM orders;")
@@ -527,17 +527,6 @@ FROM orders AS o JOIN order_log AS l ON l.order_id = o.id WHERE customer = 'afte
     tour.sql("SELECT conrelid::regclass AS relation, pg_get_constraintdef(oid) AS constraint, convalidated FROM pg_constraint WHERE conrelid IN ('orders'::regclass, 'order_log'::regclass) AND contype IN ('p', 'f') ORDER BY 1, 2;")
     same(before, digest(one))
     say("You can always merge, always split, and never renumber.")
-
-
-def create_tables_again(cluster):
-    """The sharded tables; the router knows the shards already."""
-    names = [cluster.name_of(n) for n in range(len(cluster.shards))]
-    for n, shard in enumerate(cluster.shards):
-        mine = range(n, MODULUS, len(cluster.shards))
-        cluster.run(shard, "shard.sql", modulus=MODULUS, mine=",".join(map(str, mine)))
-        cluster._partitions.update(dict.fromkeys(mine, shard))
-    for router in cluster.routers:
-        cluster.run(router, "router.sql", modulus=MODULUS, shards=",".join(names))
 
 
 def digest(server):

@@ -3,6 +3,7 @@
 use crate::encoding::Text;
 use crate::error::{Error, OrRaise};
 use crate::migrate::{self, Ran, Request};
+use crate::row::{Row, by_name};
 use pgrx::Array;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
@@ -78,67 +79,52 @@ fn request<'a>(
 /// A minute: all of it, others may have to wait. Milliseconds.
 const MAX_LOCK_TIMEOUT: i64 = 60_000;
 
-fn rows(
-    ran: Vec<Ran>,
-) -> TableIterator<'static, (name!(step, i32), name!(statement, Text), name!(took, Option<Interval>))>
-{
-    let rows = ran.into_iter().zip(1..).map(|((statement, took), number)| {
-        (number, Text(statement), Interval::new(0, 0, took).ok())
+/// What ran, for the function that was called.
+fn rows(fcinfo: pg_sys::FunctionCallInfo, ran: Vec<Ran>) -> SetOfIterator<'static, Row> {
+    let rows = (1..).zip(ran).map(|(step, (statement, took)): (i32, Ran)| {
+        by_name(fcinfo, |name| match name {
+            "step" => step.into_datum(),
+            "statement" => Text(statement.clone()).into_datum(),
+            "took" => Interval::new(0, 0, took).ok().into_datum(),
+            _ => None,
+        })
     });
-    TableIterator::new(rows.collect::<Vec<_>>())
+    SetOfIterator::new(rows.collect::<Vec<_>>())
 }
 
 #[pg_extern(sql = false)]
-#[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
 fn snowflake_convert(
     relation: Option<pg_sys::Oid>,
     column_name: Option<&CStr>,
     lock_timeout: Option<Interval>,
     attempts: Option<i32>,
     accept: Option<Array<'_, Text>>,
-) -> Result<
-    TableIterator<
-        'static,
-        (name!(step, i32), name!(statement, Text), name!(took, Option<Interval>)),
-    >,
-    spi::Error,
-> {
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<SetOfIterator<'static, Row>, spi::Error> {
     let request = request(relation, column_name, lock_timeout, attempts, accept);
-    migrate::with_own_settings(|| migrate::convert(&request)).map(rows)
+    migrate::with_own_settings(|| migrate::convert(&request)).map(|ran| rows(fcinfo, ran))
 }
 
 #[pg_extern(sql = false)]
-#[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
 fn snowflake_revert(
     relation: Option<pg_sys::Oid>,
     column_name: Option<&CStr>,
     lock_timeout: Option<Interval>,
     attempts: Option<i32>,
-) -> Result<
-    TableIterator<
-        'static,
-        (name!(step, i32), name!(statement, Text), name!(took, Option<Interval>)),
-    >,
-    spi::Error,
-> {
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<SetOfIterator<'static, Row>, spi::Error> {
     let request = request(relation, column_name, lock_timeout, attempts, None);
-    migrate::with_own_settings(|| migrate::revert(&request)).map(rows)
+    migrate::with_own_settings(|| migrate::revert(&request)).map(|ran| rows(fcinfo, ran))
 }
 
 #[pg_extern(sql = false)]
-#[allow(clippy::type_complexity, reason = "pgrx reads the columns from the type as it is written")]
 fn snowflake_convert_finish(
     relation: Option<pg_sys::Oid>,
     column_name: Option<&CStr>,
     lock_timeout: Option<Interval>,
     attempts: Option<i32>,
-) -> Result<
-    TableIterator<
-        'static,
-        (name!(step, i32), name!(statement, Text), name!(took, Option<Interval>)),
-    >,
-    spi::Error,
-> {
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<SetOfIterator<'static, Row>, spi::Error> {
     let request = request(relation, column_name, lock_timeout, attempts, None);
-    migrate::with_own_settings(|| migrate::finish(&request)).map(rows)
+    migrate::with_own_settings(|| migrate::finish(&request)).map(|ran| rows(fcinfo, ran))
 }
