@@ -233,10 +233,12 @@ def test_hazard_2_and_5_the_router_is_a_node(cluster, router):
     assert router.execute("SELECT DISTINCT worker_id FROM whereabouts").fetchall() == [(worker_id(cluster.routers[0]),)]
     router.execute("CREATE FOREIGN TABLE direct (id bigint DEFAULT snowflake_nextval(), customer text, amount numeric) SERVER shard2 OPTIONS (table_name 'orders')")
     # Of the shard's default nothing is left where it is imported without one: the column is NULL.
-    router.execute("IMPORT FOREIGN SCHEMA public LIMIT TO (tickets) FROM SERVER shard2 INTO public")
+    cluster.shards[1].psql("CREATE TABLE labels (id bigint PRIMARY KEY DEFAULT snowflake_nextval(), customer text)", DATABASE)
+    router.execute("IMPORT FOREIGN SCHEMA public LIMIT TO (labels) FROM SERVER shard2 INTO public")
     with pytest.raises(errors.NotNullViolation):
-        router.execute("INSERT INTO tickets (customer) VALUES ('x')")
-    router.execute("DROP FOREIGN TABLE direct, tickets")
+        router.execute("INSERT INTO labels (customer) VALUES ('x')")
+    router.execute("DROP FOREIGN TABLE direct, labels")
+    cluster.shards[1].psql("DROP TABLE labels", DATABASE)
 
 
 @pytest.mark.once("postgres_fdw and replication do that on every version")
