@@ -114,14 +114,8 @@ class Cluster:
 
     def standby(self, primary):
         """A synchronous standby. It is promoted by promote()."""
-        settings = {name: value for name, value in primary.settings.items() if name != "unix_socket_directories"}
         port = free_port()
-        standby = Server(self.installation, {**settings, "port": port}, data="none", port=port)
-        self._all.append(standby)
-        source = f"host={HOST} port={primary.port} user=postgres application_name=standby"
-        self.installation.run(
-            self.installation.bin("pg_basebackup"), "-D", standby.data, "-c", "fast", "--no-sync", "-R", "-d", source
-        )  # fmt: skip
+        standby = self._backed_up(primary, port, "-R")
         standby.start()
         primary.configure({"synchronous_standby_names": "standby"})
         primary.reload()
@@ -129,15 +123,39 @@ class Cluster:
         wait_until(lambda: primary.psql(state) == "1", 60, lambda: ServerError("the standby does not replicate"))
         return standby
 
+    def back_up(self, shard):
+        """A base backup: the server that restore() starts where the shard was."""
+        return self._backed_up(shard, shard.port)
+
+    def restore(self, number, backup):
+        """A shard that has died comes back as it was when it was backed up."""
+        backup.start()
+        self._replace(number, backup)
+        self.await_ids(backup)
+
     def fail_over(self, number):
         """Kill a shard, all processes at once, and promote its standby, which takes its place."""
         standby = self.standbys[number]
         self.shards[number].kill9()
         standby.psql("SELECT pg_promote()")
+        self._replace(number, standby)
+        self.standbys[number] = None
+
+    def _backed_up(self, server, port, *options):
+        """A server that listens at a port, with a base backup of another one; it is not started."""
+        settings = {name: value for name, value in server.settings.items() if name != "unix_socket_directories"}
+        copy = Server(self.installation, {**settings, "port": port}, data="none", port=port)
+        self._all.append(copy)
+        source = f"host={HOST} port={server.port} user=postgres application_name=standby"
+        command = [self.installation.bin("pg_basebackup"), "-D", copy.data, "-c", "fast", "--no-sync", *options]
+        self.installation.run(*command, "-d", source)
+        return copy
+
+    def _replace(self, number, server):
         for partition, shard in self._partitions.items():
             if shard is self.shards[number]:
-                self._partitions[partition] = standby
-        self.shards[number], self.standbys[number] = standby, None
+                self._partitions[partition] = server
+        self.shards[number] = server
 
     # What examples/cluster/ does
 
@@ -556,6 +574,8 @@ def main():
         name = "two_regions" if options.regions else "storm"
         environment = {"SNOWFLAKE_CLUSTER_SECONDS": str(options.regions or ""), "SNOWFLAKE_CLUSTER_ROWS": str(options.rows or "")}
         command = [PROJECT / "target/venv/bin/python", "-m", "pytest", "tests/cluster/test_sharding.py", "-s", "-v", "-k", name]
+        # What takes so long is meant to.
+        command += ["-o", "faulthandler_timeout=0"]
         sys.exit(subprocess.run(command, cwd=PROJECT, env={**os.environ, **environment}, check=False).returncode)
     tour(options.keep)
 

@@ -223,6 +223,40 @@ def keys(server, condition):
     return server.psql(f"SELECT count(*), md5(string_agg(id::text, ',' ORDER BY id)) FROM orders WHERE {condition}", DATABASE)
 
 
+@pytest.mark.once("base backups are tested on every version elsewhere")
+def test_a_shard_is_restored(installation):
+    """From a backup: rows that came later are lost there, and can be put in again as they are; its new ids are none of the old ones."""
+    if lacking := installation.lacks("postgres_fdw"):
+        pytest.skip(f"this server has no {', '.join(lacking)}")
+    logged = "SELECT id FROM order_log"
+    with Cluster(installation, shards=2) as cluster:
+        cluster.create_tables()
+        shard = cluster.shards[0]
+        with psycopg.connect(conninfo(cluster.routers[0]), autocommit=True) as session:
+            fill(session)
+            backup = cluster.back_up(shard)
+            backed_up = int(shard.psql("SELECT count(*) FROM orders", DATABASE))
+            fill(session)
+            everything = session.execute("SELECT id, customer, amount FROM orders ORDER BY id").fetchall()
+            before = set(shard.psql(logged, DATABASE).split())
+            shard.kill9()
+            cluster.restore(0, backup)
+            # It has another worker id: the old one is its predecessor's until the lease ends.
+            number = worker_id(backup)
+            assert {int(id) >> 12 & 1023 for id in before}.isdisjoint({number})
+            assert int(backup.psql("SELECT count(*) FROM orders", DATABASE)) == backed_up
+            kept = {row[0] for row in session.execute("SELECT id FROM orders")}
+            lost = [row for row in everything if row[0] not in kept]
+            assert len(lost) == len(before) - backed_up > 1000
+            session.cursor().executemany("INSERT INTO orders (id, customer, amount) VALUES (%s, %s, %s)", lost)
+            assert session.execute("SELECT id, customer, amount FROM orders ORDER BY id").fetchall() == everything
+            fill(session)
+            after = backup.psql(f"{logged} WHERE snowflake_worker_id(id) = {number}", DATABASE).split()
+            assert len(after) == len(set(after)) > len(lost)
+            assert not before.intersection(after)
+        assert [line for server in cluster.servers for line in server.crashes()] == []
+
+
 # Hazards, see docs/CLUSTER.md. Some are elsewhere: 1 in test_sharding_proxies.py, 10 in test_patroni.py, 11 in test_replication.py.
 
 
@@ -318,6 +352,7 @@ def test_hazard_8_a_column_with_a_default(start_server, connect):
 # Two regions
 
 
+@pytest.mark.every_major("logical replication, and what it counts as a conflict; a quarter of a minute on each of four")
 def test_two_regions(installation, start_server, connect):
     """Both write the same tables, and replicate to each other, over a network that fails five times: no conflict, and both have all."""
     if installation.major < 16:
