@@ -13,6 +13,7 @@ use crate::rights::as_role;
 use crate::settings;
 use crate::shared::shared;
 use crate::status;
+use crate::tables::{CONVERSIONS, Unusable};
 use crate::time::{WallClock, uptime};
 use crate::versions::may_set_role;
 use crate::wait::{WaitEvent, wait};
@@ -506,23 +507,23 @@ fn engine(relation: pg_sys::Oid) -> Result<Option<String>, spi::Error> {
     })
 }
 
-const TABLE: &str = "snowflake_id_migrate.conversions";
-
-/// Does something as the owner of the table of conversions, who alone may write to it.
-fn as_keeper<T>(work: impl FnOnce() -> Result<T, spi::Error>) -> Result<T, spi::Error> {
+/// Does something with the table of conversions, given its name, as its owner, who alone may write to it.
+/// It is locked, and looked at before: nothing of others is run.
+fn as_keeper<T>(
+    lock: u32,
+    work: impl FnOnce(&str) -> Result<T, spi::Error>,
+) -> Result<T, spi::Error> {
+    let table = CONVERSIONS.open(lock as pg_sys::LOCKMODE).unwrap_or_else(|why| match why {
+        Unusable::NoExtension => Error::NoMigrateExtension.raise(),
+        changed @ Unusable::Changed(_) => Error::from(changed).raise(),
+    });
     let owner = Spi::connect(|client| {
-        let query = "SELECT c.relowner FROM pg_class c
-             JOIN pg_namespace n ON n.oid = c.relnamespace
-             JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
-                 AND d.refclassid = 'pg_extension'::regclass
-             JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'snowflake_id_migrate'
-             WHERE n.nspname = 'snowflake_id_migrate' AND c.relname = 'conversions'";
-        let rows = client.select(query, Some(1), &[])?;
-        rows.map(|row| row.get::<pg_sys::Oid>(1)).next().transpose()
+        let query = "SELECT relowner FROM pg_class WHERE oid = $1::regclass";
+        client.select(query, Some(1), &[Text(table.clone()).into()])?.first().get::<pg_sys::Oid>(1)
     })?;
-    let Some(owner) = owner.flatten() else { Error::NoMigrateExtension.raise() };
+    let Some(owner) = owner else { Error::NoMigrateExtension.raise() };
     // SAFETY: an owner is a role.
-    unsafe { as_role(owner, true, work) }
+    unsafe { as_role(owner, true, || work(&table)) }
 }
 
 /// Keeps what the way back needs.
@@ -537,18 +538,20 @@ fn keep(facts: &Facts) -> Result<(), spi::Error> {
         ..Facts::default()
     };
     let json = serde_json::to_string(&before).unwrap_or_default();
-    let insert = format!(
-        "INSERT INTO {TABLE} AS c (relation, column_name, before, converted_at)
-         VALUES ($1, $2, $3::jsonb, now())
-         ON CONFLICT (relation, column_name)
-         DO UPDATE SET before = excluded.before, converted_at = excluded.converted_at"
-    );
     let values = [
         pg_sys::Oid::from_u32(facts.relation.oid).into(),
         Text(column.name.clone()).into(),
         Text(json).into(),
     ];
-    as_keeper(|| Spi::connect_mut(|client| client.update(&insert, None, &values).map(drop)))
+    as_keeper(pg_sys::RowExclusiveLock, |table| {
+        let insert = format!(
+            "INSERT INTO {table} AS c (relation, column_name, before, converted_at)
+             VALUES ($1, $2, $3::jsonb, now())
+             ON CONFLICT (relation, column_name)
+             DO UPDATE SET before = excluded.before, converted_at = excluded.converted_at"
+        );
+        Spi::connect_mut(|client| client.update(&insert, None, &values).map(drop))
+    })
 }
 
 /// What is kept of a conversion, and of which column; an error where there is none, or where it was changed
@@ -561,10 +564,10 @@ fn kept(request: &Request<'_>) -> Result<(Facts, String), spi::Error> {
         Error::MayNotConvert { relation: name }.raise();
     }
     let Some(column) = now.column.clone() else { Error::NotConverted { relation: name }.raise() };
-    let json = as_keeper(|| {
+    let json = as_keeper(pg_sys::AccessShareLock, |table| {
         Spi::connect(|client| {
             let query = format!(
-                "SELECT before::text FROM {TABLE} WHERE relation = $1 AND column_name = $2"
+                "SELECT before::text FROM ONLY {table} WHERE relation = $1 AND column_name = $2"
             );
             let values = [relation.into(), Text(column.name.clone()).into()];
             let rows = client.select(&query, Some(1), &values)?;
@@ -593,7 +596,9 @@ fn kept(request: &Request<'_>) -> Result<(Facts, String), spi::Error> {
 }
 
 fn forget(relation: pg_sys::Oid, column: &str) -> Result<(), spi::Error> {
-    let delete = format!("DELETE FROM {TABLE} WHERE relation = $1 AND column_name = $2");
     let values = [relation.into(), Text(column.to_owned()).into()];
-    as_keeper(|| Spi::connect_mut(|client| client.update(&delete, None, &values).map(drop)))
+    as_keeper(pg_sys::RowExclusiveLock, |table| {
+        let delete = format!("DELETE FROM ONLY {table} WHERE relation = $1 AND column_name = $2");
+        Spi::connect_mut(|client| client.update(&delete, None, &values).map(drop))
+    })
 }

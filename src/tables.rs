@@ -1,7 +1,8 @@
-//! The tables of extension `snowflake_id_node`, and whether they may be used.
+//! The tables of extensions `snowflake_id_node` and `snowflake_id_migrate`, and whether they may be
+//! used.
 //!
 //! What writes to them has the rights of a superuser, or those of the extension's owner: the
-//! background worker, the registry's functions, an audit. A trigger, a rule, a default, an
+//! background worker, the registry's functions, an audit, a conversion. A trigger, a rule, a default, an
 //! expression of an index that somebody has added would run with these rights. So a table is
 //! locked and looked at before each use, in PostgreSQL's own cache, which has the same truth as
 //! what would run the trigger, whatever the transaction's snapshot; the lock keeps it so until the
@@ -16,22 +17,27 @@ use pgrx::{PgList, PgRelation, PgTupleDesc};
 use std::ffi::{CStr, CString, c_char};
 use std::fmt::Write;
 
-/// The extension that keeps the tables, and the schema that it has made for them.
+/// The extension that keeps a node's tables, and the schema that it has made for them.
 pub(crate) const EXTENSION: &str = "snowflake_id_node";
-const EXTENSION_C: &CStr = c"snowflake_id_node";
 
 /// A table, as its script makes it.
 pub(crate) struct Table {
+    /// Its extension, and the schema that this has made for it.
+    extension: &'static str,
     name: &'static str,
     /// Names and types.
     columns: &'static [(&'static str, pg_sys::Oid)],
-    /// Whether it has a primary key that its use rests on.
-    has_key: bool,
+    /// The primary key, where its use rests on it, and what could be without it.
+    key: Option<(&'static str, &'static str)>,
+    /// Whether what is in it is run.
+    holds_statements: bool,
 }
 
 pub(crate) const HIGH_WATER_MARKS: Table = Table {
+    extension: EXTENSION,
     name: "high_water_marks",
-    has_key: false,
+    key: None,
+    holds_statements: false,
     columns: &[
         ("node", pg_sys::TEXTOID),
         ("reserved_until", pg_sys::INT8OID),
@@ -53,8 +59,10 @@ pub(crate) const HIGH_WATER_MARKS: Table = Table {
 };
 
 pub(crate) const SAMPLES: Table = Table {
+    extension: EXTENSION,
     name: "samples",
-    has_key: false,
+    key: None,
+    holds_statements: false,
     columns: &[
         ("id", pg_sys::INT8OID),
         ("sampled_at", pg_sys::TIMESTAMPTZOID),
@@ -65,8 +73,10 @@ pub(crate) const SAMPLES: Table = Table {
 };
 
 pub(crate) const REGISTRY: Table = Table {
+    extension: EXTENSION,
     name: "registry",
-    has_key: true,
+    key: Some(("number", "one worker id could be leased twice")),
+    holds_statements: false,
     columns: &[
         ("number", pg_sys::INT8OID),
         ("revision", pg_sys::INT8OID),
@@ -76,8 +86,10 @@ pub(crate) const REGISTRY: Table = Table {
 };
 
 pub(crate) const AUDITS: Table = Table {
+    extension: EXTENSION,
     name: "audits",
-    has_key: false,
+    key: None,
+    holds_statements: false,
     columns: &[
         ("relation", pg_sys::REGCLASSOID),
         ("column_name", pg_sys::NAMEOID),
@@ -91,6 +103,19 @@ pub(crate) const AUDITS: Table = Table {
         ("partial", pg_sys::BOOLOID),
         ("audited_at", pg_sys::TIMESTAMPTZOID),
         ("duration", pg_sys::INTERVALOID),
+    ],
+};
+
+pub(crate) const CONVERSIONS: Table = Table {
+    extension: "snowflake_id_migrate",
+    name: "conversions",
+    key: Some(("relation, column_name", "one conversion could be kept twice")),
+    holds_statements: true,
+    columns: &[
+        ("relation", pg_sys::REGCLASSOID),
+        ("column_name", pg_sys::TEXTOID),
+        ("before", pg_sys::JSONBOID),
+        ("converted_at", pg_sys::TIMESTAMPTZOID),
     ],
 };
 
@@ -148,6 +173,8 @@ enum Change {
     ExclusionConstraint(String),
     /// Its primary key is missing.
     Key,
+    /// Who else may write to it, as REVOKE names them.
+    Writers(String),
 }
 
 /// What is not as it should be with a column.
@@ -163,19 +190,20 @@ enum Column {
 
 impl Change {
     /// What that is and what it means, and the statement that undoes it.
-    fn in_words(&self, table: &str) -> Changed {
+    fn in_words(&self, of: &Table) -> Changed {
         const RUNS: &str =
             "Using it could run what somebody else has made, with the rights of a superuser.";
+        let (table, extension) = (of.full_name(), of.extension);
         let quoted = |name: &String| pgrx::spi::quote_identifier(name);
         let drop_constraint =
             |name: &String| format!("ALTER TABLE {table} DROP CONSTRAINT {};", quoted(name));
         let (what, undo) = match self {
             Self::Missing => (
                 "It is missing, or not the extension's.".to_owned(),
-                format!("DROP TABLE IF EXISTS {table}; DROP EXTENSION {EXTENSION};"),
+                format!("DROP TABLE IF EXISTS {table}; DROP EXTENSION {extension};"),
             ),
             Self::Kind => {
-                ("It is not an ordinary table.".to_owned(), format!("DROP EXTENSION {EXTENSION};"))
+                ("It is not an ordinary table.".to_owned(), format!("DROP EXTENSION {extension};"))
             }
             Self::Partition => (
                 "It is a partition.".to_owned(),
@@ -239,21 +267,30 @@ impl Change {
             ),
             Self::Index(name) => (
                 format!("Its index \"{name}\" evaluates an expression, or is of a foreign kind."),
-                format!("DROP INDEX {EXTENSION}.{};", quoted(name)),
+                format!("DROP INDEX {extension}.{};", quoted(name)),
             ),
             Self::ExclusionConstraint(name) => {
                 (format!("It has a constraint \"{name}\"."), drop_constraint(name))
             }
-            Self::Key => (
-                "Its primary key is missing: one worker id could be leased twice.".to_owned(),
-                format!("ALTER TABLE {table} ADD PRIMARY KEY (number);"),
+            Self::Key => {
+                let (columns, without) = of.key.unwrap_or_default();
+                (
+                    format!("Its primary key is missing: {without}."),
+                    format!("ALTER TABLE {table} ADD PRIMARY KEY ({columns});"),
+                )
+            }
+            Self::Writers(roles) => (
+                format!(
+                    "Others may write to it: {roles}. What is in it is run as owners of tables."
+                ),
+                format!("REVOKE ALL ON {table} FROM {roles};"),
             ),
         };
         let what = match self {
-            Self::NotPermanent | Self::Missing | Self::Key => what,
+            Self::NotPermanent | Self::Missing | Self::Key | Self::Writers(_) => what,
             _ => format!("{what} {RUNS}"),
         };
-        Changed { table: table.to_owned(), what, undo }
+        Changed { table, what, undo }
     }
 }
 
@@ -274,18 +311,28 @@ fn type_name(type_id: pg_sys::Oid) -> &'static str {
     }
 }
 
-/// Whether the extension is there, in this database.
+/// Whether extension `snowflake_id_node` is there, in this database.
 pub(crate) fn extension() -> Option<pg_sys::Oid> {
+    extension_of_name(EXTENSION)
+}
+
+fn extension_of_name(name: &str) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).ok()?;
     // SAFETY: takes a C string.
-    let found = unsafe { pg_sys::get_extension_oid(EXTENSION_C.as_ptr(), true) };
+    let found = unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) };
     Some(found).filter(|&oid| oid != pg_sys::InvalidOid)
+}
+
+/// `InvalidOid` for none.
+fn schema_of_name(name: &str) -> pg_sys::Oid {
+    let name = CString::new(name).unwrap_or_default();
+    // SAFETY: takes a C string.
+    unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) }
 }
 
 /// Whether there is a schema of the extension's name without the extension.
 pub(crate) fn schema_is_taken() -> bool {
-    // SAFETY: takes a C string.
-    let schema = unsafe { pg_sys::get_namespace_oid(EXTENSION_C.as_ptr(), true) };
-    schema != pg_sys::InvalidOid && extension().is_none()
+    schema_of_name(EXTENSION) != pg_sys::InvalidOid && extension().is_none()
 }
 
 impl Table {
@@ -296,7 +343,7 @@ impl Table {
 
     /// Its name in messages and in statements.
     pub(crate) fn full_name(&self) -> String {
-        format!("{EXTENSION}.{}", self.name)
+        format!("{}.{}", self.extension, self.name)
     }
 
     /// The names of its columns, in their order.
@@ -313,7 +360,7 @@ impl Table {
     /// Locks it until the end of the transaction and returns its name for a statement, if nothing
     /// of others would run by using it.
     pub(crate) fn open(&self, lock: pg_sys::LOCKMODE) -> Result<String, Unusable> {
-        let extension = extension().ok_or(Unusable::NoExtension)?;
+        let extension = extension_of_name(self.extension).ok_or(Unusable::NoExtension)?;
         let oid = self.oid(extension).ok_or_else(|| self.unusable(&Change::Missing))?;
         // SAFETY: takes a number, of whatever; a lock on what has just been dropped does no harm.
         unsafe { pg_sys::LockRelationOid(oid, lock) };
@@ -330,26 +377,27 @@ impl Table {
     }
 
     fn unusable(&self, change: &Change) -> Unusable {
-        let table = self.full_name();
         let library = settings::version();
-        Unusable::Changed(match version().filter(|version| numbers(version) > numbers(library)) {
+        let newer = version(self.extension).filter(|version| numbers(version) > numbers(library));
+        Unusable::Changed(match newer {
             Some(version) => Changed {
-                table,
+                table: self.full_name(),
                 what: format!(
-                    "{EXTENSION} is of version {version} in this database; the server runs version {library} of its library."
+                    "{} is of version {version} in this database; the server runs version {library} of its library.",
+                    self.extension
                 ),
                 undo: String::new(),
             },
-            None => change.in_words(&table),
+            None => change.in_words(self),
         })
     }
 
     /// The table that the extension owns.
     fn oid(&self, extension: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let name = CString::new(self.name).ok()?;
-        // SAFETY: C strings and numbers; all three look into catalogs.
+        let schema = schema_of_name(self.extension);
+        // SAFETY: C strings and numbers; both look into catalogs.
         unsafe {
-            let schema = pg_sys::get_namespace_oid(EXTENSION_C.as_ptr(), true);
             let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
             let exists = schema != pg_sys::InvalidOid && oid != pg_sys::InvalidOid;
             (exists && owner(pg_sys::RelationRelationId, oid) == extension).then_some(oid)
@@ -370,7 +418,8 @@ impl Table {
             .or_else(|| self.changed_column(relation))
             .or_else(trigger)
             .or_else(|| indexes.into_iter().find_map(changed_index))
-            .or_else(|| (self.has_key && !has_key).then_some(Change::Key))
+            .or_else(|| (self.key.is_some() && !has_key).then_some(Change::Key))
+            .or_else(|| self.holds_statements.then(|| writers(relation.oid())).flatten())
     }
 
     /// A column that is not as its script has made it.
@@ -507,12 +556,34 @@ fn owner(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { pg_sys::getExtensionOfObject(class, object) }
 }
 
-/// The version of the extension in this database.
-fn version() -> Option<String> {
+/// Who else than its owner may write to a table.
+fn writers(table: pg_sys::Oid) -> Option<Change> {
+    let query = "SELECT pg_catalog.string_agg(DISTINCT CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+                 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END, ', ')
+         FROM pg_catalog.pg_class AS c
+         CROSS JOIN LATERAL (
+             SELECT e.grantee, e.privilege_type FROM pg_catalog.aclexplode(c.relacl) AS e
+             UNION ALL
+             SELECT e.grantee, e.privilege_type
+             FROM pg_catalog.pg_attribute AS t
+             CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) AS e
+             WHERE t.attrelid OPERATOR(pg_catalog.=) c.oid
+         ) AS a
+         WHERE c.oid OPERATOR(pg_catalog.=) $1 AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
+             AND a.privilege_type OPERATOR(pg_catalog.=)
+                 ANY ('{INSERT,UPDATE,DELETE,TRUNCATE,TRIGGER}'::pg_catalog.text[])";
+    let roles = Spi::connect(|client| {
+        client.select(query, Some(1), &[table.into()])?.first().get_one::<Text>()
+    });
+    roles.unwrap_or_else(|error| error!("{error}")).map(|roles| Change::Writers(roles.0))
+}
+
+/// The version of an extension in this database.
+fn version(extension: &str) -> Option<String> {
     let query = "SELECT extversion FROM pg_catalog.pg_extension
          WHERE extname OPERATOR(pg_catalog.=) $1::pg_catalog.name";
     let version = Spi::connect(|client| {
-        client.select(query, Some(1), &[EXTENSION.into()])?.first().get_one::<Text>()
+        client.select(query, Some(1), &[extension.into()])?.first().get_one::<Text>()
     });
     version.ok().flatten().map(|version| version.0)
 }

@@ -80,7 +80,7 @@ def test_functions(connection):
     ).fetchall()
     written = re.findall(r"^```text\n((?:snowflake|pg_stat)_[\w.]+\(.*)\n```\n(.*)$", REFERENCE, flags=re.MULTILINE)
     assert sorted(written) == sorted(row[:2] for row in rows)
-    headings = re.findall(r"^### ((?:snowflake_id_node\.|snowflake_|pg_stat_)\w+)$", REFERENCE, flags=re.MULTILINE)
+    headings = re.findall(r"^### ((?:snowflake_id_(?:node|migrate)\.|snowflake_|pg_stat_)\w+)$", REFERENCE, flags=re.MULTILINE)
     assert sorted(set(headings) - set(subheadings("## Views and tables"))) == sorted({row[2] for row in rows})
     assert [row[2] for row in rows if not row[3]] == []
 

@@ -509,3 +509,27 @@ def test_pgedge(start_server, connect):
     decoded = "SELECT count(*) FROM items WHERE id <= %s AND snowflake_worker_id(id) = 1"
     assert connection.execute(decoded, [last]).fetchone()[0] == len([key for key in keys if key <= last])
     print(f"{len([key for key in keys if key <= last])} keys by its maker, {len([key for key in keys if key > last])} by the node, none twice")
+
+
+def test_a_conversion_is_not_replicated(node, start_server, connect):
+    """Where all tables are published: each server has converted for itself, and what is kept there for the way back is its own."""
+    server, here = node
+    subscriber = start_server(postgres={"wal_level": "logical"}, worker_id=2)
+    there = connect(subscriber)
+    there.execute(EXTENSIONS)
+    for session in here, there:
+        session.execute("CREATE TABLE items (id bigserial PRIMARY KEY, note text); CREATE TABLE others (id bigserial PRIMARY KEY)")
+    here.execute("INSERT INTO items (note) VALUES ('old'), ('old')")
+    convert(there, "items")
+    here.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    there.execute(f"CREATE SUBSCRIPTION other CONNECTION '{server.conninfo()}' PUBLICATION everything")
+    kept = "SELECT relation::text, before, converted_at FROM snowflake_id_migrate.conversions"
+    before = there.execute(kept).fetchall()
+    for table in "items", "others":
+        convert(here, table)
+    here.execute("INSERT INTO items (note) VALUES ('new')")
+    eventually(lambda: there.execute("SELECT count(*) FROM items").fetchone() == (3,), "the row has come")
+    assert there.execute(kept).fetchall() == before != []
+    assert len(here.execute(kept).fetchall()) == 2
+    there.execute("DROP SUBSCRIPTION other")
+    there.execute("SELECT * FROM snowflake_revert('items')")

@@ -449,3 +449,38 @@ def test_a_role_with_every_right_on_the_tables(start_server, connect):
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         app.execute("INSERT INTO snowflake_id_node.samples VALUES (1, now(), 1)")
     assert "it fell for app" in server.log
+
+
+def test_a_role_with_every_right_on_conversions(start_server, connect):
+    """What a conversion keeps for the way back is run as the table's owner: nobody else may write it, or add to its table."""
+    server = start_server()
+    admin = connect(server)
+    admin.execute("CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_migrate; CREATE TABLE items (id bigserial PRIMARY KEY)")
+    table = "snowflake_id_migrate.conversions"
+    admin.execute(f"CREATE ROLE app LOGIN; GRANT ALL ON {table} TO app; GRANT UPDATE (before) ON {table} TO PUBLIC")
+    app = connect(server, user="app")
+    app.execute(BECOME)
+    app.execute(f"CREATE TRIGGER become BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.become()")
+
+    def refused(call, detail, undo):
+        diag = refusal(admin, f"SELECT * FROM {call}('items')")
+        assert (diag.sqlstate, diag.message_primary) == ("55000", f"table {table} is not as its extension has made it")
+        assert diag.message_detail == detail
+        assert diag.message_hint.endswith(undo)
+        admin.execute(undo)
+
+    refused("snowflake_convert", f'It has a trigger "become". {MAY_RUN}', f"DROP TRIGGER become ON {table};")
+    writers = "Others may write to it: {}. What is in it is run as owners of tables."
+    refused("snowflake_convert", writers.format("PUBLIC, app"), f"REVOKE ALL ON {table} FROM PUBLIC, app;")
+    admin.execute("SELECT * FROM snowflake_convert('items')")
+    admin.execute(f"GRANT UPDATE ON {table} TO app")
+    for call in "snowflake_revert", "snowflake_convert_finish":
+        refused(call, writers.format("app"), f"REVOKE ALL ON {table} FROM app;")
+        admin.execute(f"GRANT UPDATE ON {table} TO app")
+    admin.execute(f"REVOKE ALL ON {table} FROM app; ALTER TABLE {table} DROP CONSTRAINT conversions_pkey")
+    undo = f"ALTER TABLE {table} ADD PRIMARY KEY (relation, column_name);"
+    refused("snowflake_revert", "Its primary key is missing: one conversion could be kept twice.", undo)
+    admin.execute("SELECT * FROM snowflake_revert('items')")
+    assert admin.execute("INSERT INTO items DEFAULT VALUES RETURNING id").fetchone() == (1,)
+    assert "it fell for" not in server.log
+    assert admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = 'app'").fetchone() == (False,)

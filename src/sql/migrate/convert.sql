@@ -25,6 +25,17 @@ COMMENT ON COLUMN snowflake_id_migrate.conversions.converted_at IS 'when';
 
 SELECT pg_catalog.pg_extension_config_dump('snowflake_id_migrate.conversions'::pg_catalog.regclass, ''::pg_catalog.text);
 
+-- Where all tables are published: what was converted on another server, was not converted here.
+CREATE FUNCTION snowflake_id_migrate.skip_replicated() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_skip_replicated_wrapper';
+
+COMMENT ON FUNCTION snowflake_id_migrate.skip_replicated() IS
+'for the table conversions: keeps logical replication from changing it';
+
+CREATE TRIGGER skip_replicated BEFORE INSERT OR UPDATE OR DELETE ON snowflake_id_migrate.conversions
+FOR EACH ROW EXECUTE FUNCTION snowflake_id_migrate.skip_replicated();
+ALTER TABLE snowflake_id_migrate.conversions ENABLE REPLICA TRIGGER skip_replicated;
+
 CREATE FUNCTION snowflake_convert_plan(
     relation regclass,
     column_name name DEFAULT NULL
