@@ -33,7 +33,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo cluster monitor test test-matrix test-server simulate chaos freeze lint bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-clients setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo cluster monitor test test-matrix test-server simulate chaos test-clients freeze lint bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -45,6 +45,9 @@ setup: ## install what building needs (by apt)
 
 setup-test:
 	@tools/setup test
+
+setup-clients:
+	@tools/setup clients
 
 setup-bench:
 	@tools/setup bench
@@ -160,6 +163,13 @@ simulate: ## histories of a simulated cluster (SEED=, SEEDS=, NODES=, HOURS=)
 chaos: setup-test build ## faults at random for some minutes, crashes first; no promise breaks
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
 	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_stops.py tests/cluster/test_chaos.py --numprocesses 6
+
+# Prisma's engine is not needed, and would be downloaded: it is told that there is one.
+test-clients: setup-clients build ## examples/clients: all of them, on one server
+	cp examples/clients/prisma/schema.prisma target/clients/prisma/
+	cd target/clients/prisma && PRISMA_SCHEMA_ENGINE_BINARY=/bin/true npx --no-install prisma generate --schema schema.prisma
+	cargo build -p snowflake-example
+	SNOWFLAKE_CLIENTS=1 $(throwaway) $(python) -m pytest tests/test_clients.py -v
 
 # A release's scripts do not change again. Until then, whoever changes src/sql runs this.
 freeze: ## write this version's install scripts into sql/
