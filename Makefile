@@ -24,6 +24,8 @@ built     = target$(addprefix /built-in-,$(lastword $(builder)))
 
 # What python tools need to know; see tools/throwaway.py.
 throwaway = SNOWFLAKE_PG_CONFIG='$(pg_config)' SNOWFLAKE_PACKAGE='$(package)'
+# For pytest, of what is meant to take long: no stacks after five minutes.
+long = -o faulthandler_timeout=0
 
 # Tells the build scripts of pgrx which server is meant.
 pgrx_env  = PGRX_PG_CONFIG_PATH='$(pg_config)'
@@ -161,8 +163,8 @@ simulate: ## histories of a simulated cluster (SEED=, SEEDS=, NODES=, HOURS=)
 	    --seed '$(SEED)' --seeds '$(SEEDS)' --nodes '$(NODES)' --hours '$(HOURS)'
 
 chaos: setup-test build ## faults at random for some minutes, crashes first; no promise breaks
-	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop
-	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_stops.py tests/cluster/test_chaos.py --numprocesses 6
+	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_crashes.py -s -v -k kill_loop $(long)
+	SNOWFLAKE_CHAOS=1 $(throwaway) $(python) -m pytest tests/cluster/test_stops.py tests/cluster/test_chaos.py --numprocesses 6 $(long)
 
 # Prisma's engine is not needed, and would be downloaded: it is told that there is one.
 test-clients: setup-clients build ## examples/clients: all of them, on one server

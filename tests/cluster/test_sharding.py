@@ -3,6 +3,7 @@
 For longer, `make cluster options='--rows 2000000'` and `options='--regions 600'`.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -42,15 +43,22 @@ AMBIGUOUS = """
 """
 
 
-@pytest.fixture(scope="module")
-def cluster(installation):
-    """Three shards and a router."""
+@contextlib.contextmanager
+def sharded(installation, **kinds):
+    """A cluster with its tables."""
     if lacking := installation.lacks("postgres_fdw"):
         pytest.skip(f"this server has no {', '.join(lacking)}")
-    with Cluster(installation) as cluster:
+    with Cluster(installation, **kinds) as cluster:
         cluster.create_tables()
         yield cluster
         assert [line for server in cluster.servers for line in server.crashes()] == []
+
+
+@pytest.fixture(scope="module")
+def cluster(installation):
+    """Three shards and a router, for all tests that leave them as they are."""
+    with sharded(installation) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -175,48 +183,49 @@ def timed(call):
     return time.monotonic() - began
 
 
-def test_merge_and_split(cluster, router):
+def test_merge_and_split(installation):
     """A shard joins, another is split, all become one: as many rows, the same keys, foreign keys that hold; while somebody writes."""
-    fill(router)
-    stop, refused = threading.Event(), []
+    with sharded(installation) as cluster, psycopg.connect(conninfo(cluster.routers[0]), autocommit=True) as router:
+        fill(router)
+        stop, refused = threading.Event(), []
 
-    def write():
-        with psycopg.connect(conninfo(cluster.routers[0]), autocommit=True) as connection:
-            while not stop.is_set():
-                try:
-                    connection.execute("INSERT INTO orders (customer, amount) VALUES ('meanwhile', 1)")
-                except psycopg.Error as error:
-                    refused.append(error.sqlstate)
+        def write():
+            with psycopg.connect(conninfo(cluster.routers[0]), autocommit=True) as connection:
+                while not stop.is_set():
+                    try:
+                        connection.execute("INSERT INTO orders (customer, amount) VALUES ('meanwhile', 1)")
+                    except psycopg.Error as error:
+                        refused.append(error.sqlstate)
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        before = keys(cluster.routers[0], "customer <> 'meanwhile'")
-        fourth = cluster.add_shard()
-        for number in 0, 5:
-            cluster.move(number, fourth)
-        fifth = cluster.add_shard()
-        mine = cluster.partitions_of(cluster.shards[2])
-        assert mine == [2, 8, 11]
-        cluster.move(mine[0], fifth)
-    finally:
-        stop.set()
-        writer.join()
-    # From the switch on the shard to that on the router, it is told that there is no such table.
-    assert set(refused) <= {"42P01"}
-    assert keys(cluster.routers[0], "customer <> 'meanwhile'") == before
-    meanwhile = int(router.execute("SELECT count(*) FROM orders WHERE customer = 'meanwhile'").fetchone()[0])
-    assert meanwhile > 0
-    places = dict(router.execute("SELECT shard, count(*) FROM whereabouts GROUP BY shard").fetchall())
-    assert set(places) == {f"shard{n}" for n in range(1, 6)}
-    everything = digest(cluster.routers[0])
-    one = cluster.merge()
-    assert digest(one) == everything
-    assert one.psql("SELECT count(*) FROM orders", DATABASE) == str(3000 + meanwhile)
-    constraints = "SELECT conname FROM pg_constraint WHERE contype IN ('p', 'f') AND convalidated AND conrelid IN ('orders'::regclass, 'order_log'::regclass) ORDER BY 1"
-    assert one.psql(constraints, DATABASE).split() == ["order_log_order_id_fkey", "order_log_pkey", "orders_pkey"]
-    # It goes on from there: a node as any other.
-    assert one.psql("INSERT INTO orders (customer, amount) VALUES ('new', 1) RETURNING id > (SELECT max(id) FROM orders)", DATABASE) == "t"
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            before = keys(cluster.routers[0], "customer <> 'meanwhile'")
+            fourth = cluster.add_shard()
+            for number in 0, 5:
+                cluster.move(number, fourth)
+            fifth = cluster.add_shard()
+            mine = cluster.partitions_of(cluster.shards[2])
+            assert mine == [2, 8, 11]
+            cluster.move(mine[0], fifth)
+        finally:
+            stop.set()
+            writer.join()
+        # From the switch on the shard to that on the router, it is told that there is no such table.
+        assert set(refused) <= {"42P01"}
+        assert keys(cluster.routers[0], "customer <> 'meanwhile'") == before
+        meanwhile = int(router.execute("SELECT count(*) FROM orders WHERE customer = 'meanwhile'").fetchone()[0])
+        assert meanwhile > 0
+        places = dict(router.execute("SELECT shard, count(*) FROM whereabouts GROUP BY shard").fetchall())
+        assert set(places) == {f"shard{n}" for n in range(1, 6)}
+        everything = digest(cluster.routers[0])
+        one = cluster.merge()
+        assert digest(one) == everything
+        assert one.psql("SELECT count(*) FROM orders", DATABASE) == str(3000 + meanwhile)
+        constraints = "SELECT conname FROM pg_constraint WHERE contype IN ('p', 'f') AND convalidated AND conrelid IN ('orders'::regclass, 'order_log'::regclass) ORDER BY 1"
+        assert one.psql(constraints, DATABASE).split() == ["order_log_order_id_fkey", "order_log_pkey", "orders_pkey"]
+        # It goes on from there: a node as any other.
+        assert one.psql("INSERT INTO orders (customer, amount) VALUES ('new', 1) RETURNING id > (SELECT max(id) FROM orders)", DATABASE) == "t"
 
 
 def keys(server, condition):
@@ -226,11 +235,8 @@ def keys(server, condition):
 @pytest.mark.once("base backups are tested on every version elsewhere")
 def test_a_shard_is_restored(installation):
     """From a backup: rows that came later are lost there, and can be put in again as they are; its new ids are none of the old ones."""
-    if lacking := installation.lacks("postgres_fdw"):
-        pytest.skip(f"this server has no {', '.join(lacking)}")
     logged = "SELECT id FROM order_log"
-    with Cluster(installation, shards=2) as cluster:
-        cluster.create_tables()
+    with sharded(installation, shards=2) as cluster:
         shard = cluster.shards[0]
         with psycopg.connect(conninfo(cluster.routers[0]), autocommit=True) as session:
             fill(session)
@@ -254,7 +260,6 @@ def test_a_shard_is_restored(installation):
             after = backup.psql(f"{logged} WHERE snowflake_worker_id(id) = {number}", DATABASE).split()
             assert len(after) == len(set(after)) > len(lost)
             assert not before.intersection(after)
-        assert [line for server in cluster.servers for line in server.crashes()] == []
 
 
 # Hazards, see docs/CLUSTER.md. Some are elsewhere: 1 in test_sharding_proxies.py, 10 in test_patroni.py, 11 in test_replication.py.
@@ -437,11 +442,8 @@ def run_file(server, name):
 @pytest.mark.once("postgres_fdw and replication do that on every version")
 def test_storm(installation):
     """A shard joins, the registry is out, a shard is killed and its standby promoted, a router dies: no id is lost, none is there twice."""
-    if lacking := installation.lacks("postgres_fdw"):
-        pytest.skip(f"this server has no {', '.join(lacking)}")
     clients, rows = (64, ROWS) if ROWS else (16, 12_000)
-    with Cluster(installation, shards=3, routers=2, standby=True) as cluster:
-        cluster.create_tables()
+    with sharded(installation, routers=2, standby=True) as cluster:
         with (
             Balancer(installation, cluster.routers) as balancer,
             Pooler(installation, balancer.port, size=24) as pooler,
@@ -478,7 +480,6 @@ def test_storm(installation):
             storm.judge(cluster.shards)
         log = "SELECT count(*), count(DISTINCT id), bool_and(id > order_id) FROM order_log"
         assert cluster.routers[1].psql(log, DATABASE).endswith("|t")
-        assert [line for server in cluster.servers for line in server.crashes()] == []
 
 
 def reaches(pooler):
