@@ -92,6 +92,9 @@ pub(crate) enum Error {
     InTheWay { relation: String, attempts: i32, lock_timeout: i64, who: Vec<String> },
     NotConverted { relation: String },
     ChangedSince { relation: String, column: String },
+    BackfillNull,
+    BadBatch { batch: i32 },
+    NoKeyToFollow { relation: String, why: &'static str },
     BadText { form: TextForm, text: String, why: TextError },
 }
 
@@ -703,6 +706,24 @@ impl Error {
                 format!("the default of {relation}.{column} has been changed since it was converted"),
                 "The way back is from a default that generates ids.",
                 "If that has been taken back by hand, set the default to snowflake_nextval() once more, and then: SELECT * FROM snowflake_revert(...);",
+            ),
+            Self::BackfillNull => Text::new(
+                Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                "relation, column_name and batch must not be null",
+                "",
+                "For example: CALL snowflake_backfill('users', 'key');",
+            ),
+            Self::BadBatch { batch } => Text::new(
+                Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
+                format!("batch is out of range: {batch}"),
+                "It is a number of rows, from 1 to 1000000.",
+                "",
+            ),
+            Self::NoKeyToFollow { relation, why } => Text::new(
+                Setup,
+                format!("{relation} has no primary key that batches can go along"),
+                *why,
+                "Fill the column by one UPDATE, or by batches of your own.",
             ),
             Self::BadText { form, text, why } => Text::new(
                 Code(match why {

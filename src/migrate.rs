@@ -6,7 +6,7 @@
 //! whoever may act as the owner. The functions' `search_path` is `pg_catalog` (src/sql/migrate).
 #![allow(unsafe_code)]
 
-use crate::encoding::{self, Text, guarded};
+use crate::encoding::{self, Text, Verbatim, guarded};
 use crate::error::Error;
 use crate::generator::{Generator, generator};
 use crate::rights::as_role;
@@ -173,11 +173,14 @@ fn run(steps: &[Step]) -> Result<Vec<Ran>, spi::Error> {
 
 /// Does something as the owner of the table.
 fn as_owner<T>(facts: &Facts, work: impl FnOnce() -> T) -> T {
-    let oid = pg_sys::Oid::from_u32(facts.relation.oid);
+    as_owner_of(pg_sys::Oid::from_u32(facts.relation.oid), &facts.relation.name, work)
+}
+
+fn as_owner_of<T>(oid: pg_sys::Oid, relation: &str, work: impl FnOnce() -> T) -> T {
     let Some(owner) = owner_of(oid) else { Error::NoRelation { oid }.raise() };
     // SAFETY: reads what belongs to this process.
     if !may_set_role(unsafe { pg_sys::GetUserId() }, owner) {
-        Error::MayNotConvert { relation: facts.relation.name.clone() }.raise();
+        Error::MayNotConvert { relation: relation.to_owned() }.raise();
     }
     // SAFETY: an owner is a role.
     unsafe { as_role(owner, true, work) }
@@ -601,4 +604,103 @@ fn forget(relation: pg_sys::Oid, column: &str) -> Result<(), spi::Error> {
         let delete = format!("DELETE FROM ONLY {table} WHERE relation = $1 AND column_name = $2");
         Spi::connect_mut(|client| client.update(&delete, None, &values).map(drop))
     })
+}
+
+/// Some rows of a table, whose column is to be filled.
+pub(crate) struct Batch<'a> {
+    pub(crate) relation: pg_sys::Oid,
+    pub(crate) column: &'a CStr,
+    /// An expression; `None` for the column's default.
+    pub(crate) value: Option<String>,
+    /// Which of the rows; `None` for those where the column is NULL.
+    pub(crate) condition: Option<String>,
+    pub(crate) rows: i32,
+    /// The primary key of the last row of the batch before: an array of texts, as SQL writes it.
+    pub(crate) after: Option<Verbatim>,
+}
+
+/// What the statements of a batch consist of: all of it SQL, with its schemas.
+struct Along {
+    table: String,
+    column: String,
+    /// The columns of the primary key.
+    keys: String,
+    /// The same as texts, and what makes them of the texts in parameters $1 and $2.
+    texts: String,
+    first: String,
+    second: String,
+}
+
+/// Fills a batch. Where the next one begins, if there is more, and how many rows have been filled. A batch
+/// is so many rows, filled or not: so each is short, also where it is done once more.
+pub(crate) fn backfill(batch: Batch<'_>) -> Result<(Option<Verbatim>, i64), spi::Error> {
+    let Batch { relation, value, condition, rows, after, .. } = batch;
+    let Along { table, column, keys, texts, first, second } = along(relation, batch.column)?;
+    let value = value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("({value})"));
+    let condition = condition.unwrap_or_else(|| format!("{column} IS NULL"));
+    let begin = if after.is_some() { format!("({keys}) > ({first})") } else { "true".to_owned() };
+    as_owner_of(relation, &table, || {
+        Spi::connect_mut(|client| {
+            let last = encoding::to_server(&format!(
+                "SELECT ARRAY[{texts}]::text FROM {table} WHERE {begin}
+                 ORDER BY {keys} LIMIT 1 OFFSET $2"
+            ));
+            let values = [after.clone().into(), i64::from(rows - 1).into()];
+            let found = client.select(last.as_c_str(), Some(1), &values)?;
+            let next = found.map(|row| row.get::<Verbatim>(1)).next().transpose()?.flatten();
+            let end =
+                if next.is_some() { format!("({keys}) <= ({second})") } else { "true".to_owned() };
+            let update = encoding::to_server(&format!(
+                "UPDATE {table} SET {column} = {value}
+                 WHERE {begin} AND {end} AND ({condition})"
+            ));
+            let filled =
+                client.update(update.as_c_str(), None, &[after.into(), next.clone().into()])?.len();
+            Ok((next, i64::try_from(filled).unwrap_or(i64::MAX)))
+        })
+    })
+}
+
+/// How batches go along the primary key of a table; an error where they cannot.
+fn along(relation: pg_sys::Oid, column: &CStr) -> Result<Along, spi::Error> {
+    // Types of others have operators of others, which a batch shall not run.
+    let query = "SELECT c.oid::regclass::text, quote_ident($2::text),
+             string_agg(quote_ident(a.attname), ', ' ORDER BY k.place),
+             string_agg(quote_ident(a.attname) || '::text', ', ' ORDER BY k.place),
+             string_agg(format('(($1::text[])[%s])::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place),
+             string_agg(format('(($2::text[])[%s])::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place),
+             coalesce(bool_and(t.typtype = 'e' OR coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace), true)
+         FROM pg_class c
+         LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+         LEFT JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) ON k.place <= i.indnkeyatts
+         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+         LEFT JOIN pg_type t ON t.oid = a.atttypid
+         LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype
+         WHERE c.oid = $1 GROUP BY c.oid";
+    // SAFETY: a name of SQL's, which is what the function was given; it outlives the call.
+    let name = unsafe { DatumWithOid::new(pg_sys::Datum::from(column.as_ptr()), pg_sys::NAMEOID) };
+    let found = Spi::connect(|client| {
+        let mut rows = client.select(query, Some(1), &[relation.into(), name])?;
+        let Some(row) = rows.next() else { return Ok::<_, spi::Error>(None) };
+        let text =
+            |at| row.get::<Text>(at).map(|text| text.map_or_else(String::new, |text| text.0));
+        let along = Along {
+            table: text(1)?,
+            column: text(2)?,
+            keys: text(3)?,
+            texts: text(4)?,
+            first: text(5)?,
+            second: text(6)?,
+        };
+        Ok(Some((along, row.get::<bool>(7)?.unwrap_or(false))))
+    })?;
+    let Some((along, is_known)) = found else { Error::NoRelation { oid: relation }.raise() };
+    let refuse = |why| Error::NoKeyToFollow { relation: along.table.clone(), why }.raise();
+    if along.keys.is_empty() {
+        refuse("It has no primary key.");
+    }
+    if !is_known {
+        refuse("A column of its primary key is of a type that PostgreSQL does not bring itself.");
+    }
+    Ok(along)
 }

@@ -68,7 +68,7 @@ def test_functions(connection):
     """Signatures as psql shows them, and what the planner is told; all have a comment."""
     rows = connection.execute(
         f"""
-        SELECT format('%s(%s) → %s', {FUNCTION}, pg_get_function_arguments(oid), pg_get_function_result(oid)),
+        SELECT format('%s(%s)', {FUNCTION}, pg_get_function_arguments(oid)) || coalesce(' → ' || pg_get_function_result(oid), ''),
                concat_ws(', ',
                    CASE provolatile WHEN 'i' THEN 'IMMUTABLE' WHEN 's' THEN 'STABLE' ELSE 'VOLATILE' END,
                    CASE WHEN proisstrict THEN 'STRICT' ELSE 'CALLED ON NULL INPUT' END,

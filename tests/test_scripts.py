@@ -28,6 +28,8 @@ def test_the_scripts(installation, name):
         ("CREATE FUNCTION f(id bigint) RETURNS boolean LANGUAGE sql\nRETURN id > 1;", "PS001: Unqualified operator: '>' in id > 1 at line 1"),
         ("SELECT unnest('{}'::pg_catalog.text[]);", "PS016: Unqualified function call: unnest at line 1"),
         ("CREATE OR REPLACE FUNCTION f() RETURNS integer LANGUAGE c AS 'x', 'f';", "PS002: Unsafe function creation: f() at line 1"),
+        ("CREATE PROCEDURE p()\nLANGUAGE plpgsql AS $$\nBEGIN\n    NULL;\nEND\n$$;", "PS005: Function without explicit search_path: p() at line 1"),
+        ("CREATE PROCEDURE p()\nLANGUAGE plpgsql AS $$\nBEGIN\n    COMMIT;\n    PERFORM 1 + 1;\nEND\n$$;", "PS001: Unqualified operator: '+' in 1 + 1 at line 1"),
         ("GRANT SELECT ON other TO PUBLIC;", "PS017: Unqualified object reference: other at line 1"),
     ],
 )

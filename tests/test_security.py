@@ -109,7 +109,8 @@ def may(connection, name, word):
             return granted
         function, types = re.fullmatch(r"(.*)\((.*)\)", name).groups()
         arguments = ", ".join(f"NULL::{argument}" for argument in types.split(", ") if argument)
-        statement = f"SELECT * FROM {function}({arguments})"
+        is_procedure = connection.execute("SELECT prokind = 'p' FROM pg_proc WHERE oid = %s::regprocedure", [name]).fetchone()[0]
+        statement = f"CALL {function}({arguments})" if is_procedure else f"SELECT * FROM {function}({arguments})"
     else:
         statement = f"SELECT * FROM {name} LIMIT 1"
     try:

@@ -200,6 +200,7 @@ USES = """
     SELECT * FROM snowflake_revert('legacy'::regclass, NULL::name, '1 s'::interval, 3);
     SELECT * FROM snowflake_convert('legacy'::regclass, NULL::name, '1 s'::interval, 3, '{}'::text[]);
     SELECT * FROM snowflake_convert_finish('legacy'::regclass, NULL::name, '1 s'::interval, 3);
+    CALL snowflake_backfill('legacy'::regclass, 'id'::name, '1'::text, 'id IS NULL'::text, 10, '1 ms'::interval, 0::bigint);
     DROP TABLE legacy;
 """
 

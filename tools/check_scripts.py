@@ -17,9 +17,13 @@ from pathlib import Path
 
 # What pgspot says of the extension's own names: unqualified call, unqualified reference.
 BY_NAME = re.compile(r"PS01[67]: Unqualified (?:function call|object reference): (\w+) at line \d+$")
-CREATED = re.compile(r"^CREATE (?:FUNCTION|VIEW|TABLE) (\w+)", re.MULTILINE)
+CREATED = re.compile(r"^CREATE (?:FUNCTION|PROCEDURE|VIEW|TABLE) (\w+)", re.MULTILINE)
 # pgspot does not know bodies in standard SQL; as a query, the body is looked at like any other.
 STANDARD_BODY = re.compile(r"^CREATE FUNCTION \w+\([^)]*\)(?:(?!AS )[^;])*?^RETURN ([^;]*);", re.MULTILINE)
+
+# A procedure that commits can have no SET clause. What its body names, is looked at all the same.
+COMMITS = re.compile(r"^CREATE PROCEDURE (\w+)\([^;]*?\)\nLANGUAGE plpgsql AS \$\$\n(?:(?!\$\$).)*?^ +COMMIT;$", re.MULTILINE | re.DOTALL)
+NO_PATH = re.compile(r"PS005: Function without explicit search_path: (\w+)\(")
 
 
 def findings(script):
@@ -37,7 +41,9 @@ def findings(script):
         return [f"pgspot could not read it: {done.stdout.strip()}"]
     own = {*CREATED.findall(script), "body"}
     found = re.findall(r"^PS\d+: .*$", done.stdout, re.MULTILINE)
-    return [line for line in found if not ((name := BY_NAME.match(line)) and name[1] in own)]
+    found = [line for line in found if not ((name := BY_NAME.match(line)) and name[1] in own)]
+    commits = COMMITS.findall(script)
+    return [line for line in found if not ((name := NO_PATH.match(line)) and name[1] in commits)]
 
 
 def main():

@@ -1,8 +1,8 @@
 //! Extension snowflake_id_migrate.
 
-use crate::encoding::Text;
+use crate::encoding::{Text, Verbatim};
 use crate::error::{Error, OrRaise};
-use crate::migrate::{self, Ran, Request};
+use crate::migrate::{self, Batch, Ran, Request};
 use crate::row::{Row, by_name};
 use pgrx::Array;
 use pgrx::datum::Interval;
@@ -104,6 +104,36 @@ fn snowflake_convert(
     let request = request(relation, column_name, lock_timeout, attempts, accept);
     migrate::with_own_settings(|| migrate::convert(&request)).map(|ran| rows(fcinfo, ran))
 }
+
+#[pg_extern(sql = false)]
+fn backfill_batch(
+    relation: Option<pg_sys::Oid>,
+    column_name: Option<&CStr>,
+    value: Option<Text>,
+    condition: Option<Text>,
+    batch: Option<i32>,
+    after: Option<Verbatim>,
+) -> Result<TableIterator<'static, (name!(next, Option<Verbatim>), name!(filled, i64))>, spi::Error>
+{
+    let (Some(relation), Some(column), Some(rows)) = (relation, column_name, batch) else {
+        Error::BackfillNull.raise()
+    };
+    if !(1..=MAX_BATCH).contains(&rows) {
+        Error::BadBatch { batch: rows }.raise();
+    }
+    let batch = Batch {
+        relation,
+        column,
+        value: value.map(|text| text.0),
+        condition: condition.map(|text| text.0),
+        rows,
+        after,
+    };
+    migrate::with_own_settings(|| migrate::backfill(batch)).map(|row| TableIterator::new([row]))
+}
+
+/// What one transaction shall lock at the most.
+const MAX_BATCH: i32 = 1_000_000;
 
 #[pg_extern(sql = false)]
 fn snowflake_revert(

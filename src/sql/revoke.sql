@@ -16,7 +16,7 @@ BEGIN
             AND d.refobjid OPERATOR(pg_catalog.=) e.oid
             AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
         CROSS JOIN LATERAL (
-            SELECT 'FUNCTION'::pg_catalog.text AS kind, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name,
+            SELECT 'ROUTINE'::pg_catalog.text AS kind, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name,
                 p.proowner AS owner,
                 COALESCE(p.proacl, pg_catalog.acldefault('f'::pg_catalog."char", p.proowner)) AS acl
             FROM pg_catalog.pg_proc AS p

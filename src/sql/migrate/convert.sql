@@ -110,6 +110,58 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_convert_finish_wrapper';
 COMMENT ON FUNCTION snowflake_convert_finish(regclass, name, interval, integer) IS
 'drops the sealed sequences of a conversion: there is no way back from here on';
 
+-- Where the next batch begins, which is NULL behind the last one, and how many rows have been filled.
+CREATE FUNCTION snowflake_id_migrate.backfill_batch(
+    relation regclass,
+    column_name name,
+    value text,
+    condition text,
+    batch integer,
+    after text
+)
+RETURNS TABLE (
+    next text,
+    filled bigint
+) VOLATILE ROWS 1 PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+LANGUAGE c AS 'MODULE_PATHNAME', 'backfill_batch_wrapper';
+
+COMMENT ON FUNCTION snowflake_id_migrate.backfill_batch(regclass, name, text, text, integer, text) IS
+'one batch of snowflake_backfill()';
+
+-- What commits can have no SET clause: so its body has the schema of all that it names. It does nothing
+-- that it could be used for; what it calls asks for rights.
+CREATE PROCEDURE snowflake_backfill(
+    relation regclass,
+    column_name name,
+    value text DEFAULT NULL,
+    condition text DEFAULT NULL,
+    batch integer DEFAULT 1000,
+    pause interval DEFAULT '0',
+    INOUT filled bigint DEFAULT 0
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    position pg_catalog.text;
+    rows bigint;
+BEGIN
+    filled := 0;
+    LOOP
+        SELECT b.next, b.filled INTO STRICT position, rows
+        FROM snowflake_id_migrate.backfill_batch(relation, column_name, value, condition, batch, position) AS b;
+        COMMIT;
+        filled := filled OPERATOR(pg_catalog.+) rows;
+        EXIT WHEN position IS NULL;
+        IF rows OPERATOR(pg_catalog.>) 0::bigint THEN
+            PERFORM pg_catalog.pg_sleep_for(pause);
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON PROCEDURE snowflake_backfill(regclass, name, text, text, integer, interval, bigint) IS
+'fills a column of a table in batches, along its primary key, each in a transaction of its own';
+
 -- The stage is what the catalogs say. Everybody sees his own tables'.
 CREATE VIEW snowflake_conversions AS
 SELECT
