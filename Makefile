@@ -149,12 +149,13 @@ test: setup-test setup-majors ## set up, build and run every test, and a selecti
 test-matrix: setup-test setup-majors ## every test on the first server, and those that depend on its version on each PostgreSQL
 	@python3 tools/matrix.py whole
 
-# Two files at a time: most of what tests do is to wait for a server.
+# Two files at a time: most of what tests do is to wait for a server. With parts=newest, what stands beside
+# it is that of target/parts; see tools/root.
 test-server:
 	$(call headline,$(shell $(pg_config) --version): build)
 	@$(MAKE) --no-print-directory build
 	$(call headline,$(shell $(pg_config) --version): tests)
-	$(throwaway) $(python) -m pytest tests -m '$(marks)' --numprocesses 2 --dist loadfile $(addprefix --junitxml=,$(report))
+	$(if $(parts),PATH='$(CURDIR)/target/parts/bin':"$$PATH") $(throwaway) $(python) -m pytest tests -m '$(marks)' --numprocesses 2 --dist loadfile $(addprefix --junitxml=,$(report))
 
 # One seed is one history, repeatable to the bit; without one it is the day's. More than 26 nodes have a
 # day of their own: NODES=1024 HOURS=24.

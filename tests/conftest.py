@@ -18,7 +18,7 @@ def pytest_report_header():
 
 def pytest_runtest_setup(item):
     """Which tests have to do with the server's version stands beside each test, and so does the reason."""
-    for mark in "once", "every_major":
+    for mark in "once", "every_major", "parts":
         for marker in item.iter_markers(mark):
             if len(marker.args) != 1:
                 pytest.fail(f"the mark {mark} takes one argument, the reason", pytrace=False)

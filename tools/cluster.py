@@ -30,6 +30,7 @@ from throwaway import (
     ServerError,
     clean_environment,
     free_port,
+    program,
     wait_until,
 )
 
@@ -280,7 +281,7 @@ class Balancer(Program):
         self._routers = routers
 
     def _command(self, config):
-        return ["/usr/sbin/haproxy", "-db", "-f", config]
+        return [program("haproxy"), "-db", "-f", config]
 
     def _config(self):
         servers = "".join(f"    server router{n} {HOST}:{router.port} check\n" for n, router in enumerate(self._routers, 1))
@@ -310,7 +311,7 @@ class Pooler(Program):
         self._target, self._size = port, size
 
     def _command(self, config):
-        return ["/usr/sbin/pgbouncer", config]
+        return [program("pgbouncer"), config]
 
     def _config(self):
         return f"""\

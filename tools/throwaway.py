@@ -496,6 +496,11 @@ def wait_until(condition, seconds, error):
         time.sleep(0.02)
 
 
+def program(name):
+    """The path of a program, also of one that Debian has where not everybody looks; None if there is none."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+
 def clean_environment(extra=None):
     """The environment without what would change a server's or a client's ways."""
     env = {

@@ -465,4 +465,4 @@ class Proxy:
 
 
 _once = pytest.mark.once("what a node does with etcd or ZooKeeper has nothing to do with its server's version")
-KINDS = [pytest.param(Etcd, marks=_once), pytest.param(ZooKeeper, marks=_once), PostgresRegistry]
+KINDS = [pytest.param(Etcd, marks=[_once, pytest.mark.parts("etcd")]), pytest.param(ZooKeeper, marks=_once), PostgresRegistry]

@@ -492,6 +492,7 @@ def test_an_emptied_registry(registry, place, start_node):
     print(f"{verdict(*received)}, all leases deleted")
 
 
+@pytest.mark.parts("etcd")
 def test_a_registry_goes_back_to_an_earlier_run(start_registry, start_node):
     """A node knows its own records, also those of long ago."""
     registry = start_registry(Etcd)
@@ -512,6 +513,7 @@ def test_a_registry_goes_back_to_an_earlier_run(start_registry, start_node):
     print(f"{verdict(received)}, restored to before 2 restarts")
 
 
+@pytest.mark.parts("etcd")
 def test_a_registry_with_a_password_goes_back(start_registry, start_node):
     """etcd keeps waiting whoever comes with a token of its own future. The node then asks for another one."""
     registry = start_registry(Etcd, password="right")

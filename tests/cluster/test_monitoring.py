@@ -25,7 +25,10 @@ from psycopg.rows import dict_row
 from registries import Etcd, Proxy
 from throwaway import PATIENCE, PROJECT, clean_environment
 
-pytestmark = pytest.mark.once("exporters and Prometheus read views that are the same everywhere; statistics have tests of their own")
+pytestmark = [
+    pytest.mark.once("exporters and Prometheus read views that are the same everywhere; statistics have tests of their own"),
+    pytest.mark.parts("Prometheus"),
+]
 
 MONITORING = PROJECT / "monitoring"
 # 800 ids per second is all that it can hold; whoever takes them has 10 ms to come back for more.

@@ -16,7 +16,11 @@ from clients import eventually
 from registries import Etcd
 from throwaway import HOST, clean_environment, free_port
 
-pytestmark = [pytest.mark.once("Patroni takes whichever server there is"), pytest.mark.skipif(not shutil.which("patroni"), reason="there is no patroni")]
+pytestmark = [
+    pytest.mark.once("Patroni takes whichever server there is"),
+    pytest.mark.parts("Patroni, etcd"),
+    pytest.mark.skipif(not shutil.which("patroni"), reason="there is no patroni"),
+]
 HEARTBEAT = 2
 
 
@@ -76,7 +80,7 @@ class Member:
 
     def start(self):
         self._process = self._installation.spawn(
-            ["/usr/bin/patroni", self._config], self.directory, self.logfile, clean_environment({"HOME": str(self.directory)})
+            [shutil.which("patroni"), self._config], self.directory, self.logfile, clean_environment({"HOME": str(self.directory)})
         )
 
     def ask(self, method, path, body=None):

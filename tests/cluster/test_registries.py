@@ -38,6 +38,7 @@ def test_contract(registry):
 
 
 @pytest.mark.once("no server takes part")
+@pytest.mark.parts("etcd")
 def test_contract_with_tls_and_a_password(start_registry, certificates):
     """Every call gets through, by a password that has to be spelled otherwise in an address.
 

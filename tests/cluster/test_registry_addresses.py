@@ -50,6 +50,7 @@ def renewed(node, before, failures=1):
 
 
 @pytest.mark.once("tokens are etcd's")
+@pytest.mark.parts("etcd")
 @pytest.mark.parametrize("tokens", ["simple", "jwt"])
 def test_what_becomes_of_tokens(installation, start_registry, start_node, tokens):
     """Users, roles, passwords, authentication itself: whatever changes, the next heartbeat but one gets through."""

@@ -62,6 +62,7 @@ def said(pattern):
 
 
 @pytest.mark.once("what a node does with etcd or ZooKeeper has nothing to do with its server's version")
+@pytest.mark.parts("etcd")
 def test_etcd(installation, start_registry, start_server, connect):
     etcd = start_registry(Etcd)
     sh = Etcdctl(etcd)

@@ -5,7 +5,10 @@ import pytest
 from clients import eventually
 from cluster import DATABASE, Balancer, Cluster, Pooler, conninfo
 
-pytestmark = pytest.mark.once("what stands before the servers has nothing to do with their version")
+pytestmark = [
+    pytest.mark.once("what stands before the servers has nothing to do with their version"),
+    pytest.mark.parts("PgBouncer, PL/Proxy"),
+]
 
 
 @pytest.fixture(scope="module")
