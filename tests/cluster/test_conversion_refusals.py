@@ -200,6 +200,17 @@ def test_no_ids(start_server, connect):
     assert "ALTER SYSTEM SET snowflake_id.worker_id = 1;" in diag.message_hint
 
 
+def test_a_sequence_of_another_owner(migrating):
+    migrating.execute(f"{ITEMS} CREATE SEQUENCE numbers; ALTER TABLE items ALTER id SET DEFAULT nextval('numbers'); CREATE ROLE owner_of_numbers; ALTER SEQUENCE numbers OWNER TO owner_of_numbers")
+    try:
+        diag = refusal(migrating, "SELECT * FROM snowflake_convert('items')")
+        assert (diag.sqlstate, diag.message_primary) == ("42501", "cannot convert public.items: another_owner")
+        assert diag.message_detail == "Sequence public.numbers belongs to role owner_of_numbers, not to postgres."
+        assert diag.message_hint == "Give it to the table's owner: ALTER SEQUENCE ... OWNER TO."
+    finally:
+        migrating.execute("DROP OWNED BY owner_of_numbers CASCADE; DROP ROLE owner_of_numbers")
+
+
 def test_not_preloaded(start_server, connect):
     """It plans, and nothing more."""
     connection = connect(start_server(postgres={"shared_preload_libraries": ""}))
