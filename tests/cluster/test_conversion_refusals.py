@@ -200,6 +200,17 @@ def test_no_ids(start_server, connect):
     assert "ALTER SYSTEM SET snowflake_id.worker_id = 1;" in diag.message_hint
 
 
+def test_no_generator(migrating):
+    """The extension that makes tables move asks for the one that makes ids; but its function can be taken out."""
+    migrating.execute(f"{ITEMS} ALTER EXTENSION snowflake_id DROP FUNCTION snowflake_nextval()")
+    diag = refusal(migrating, "SELECT * FROM snowflake_convert('items')")
+    assert (diag.sqlstate, diag.message_primary) == ("55000", "cannot convert public.items: no_generator")
+    assert diag.message_detail == "Function snowflake_nextval() is none of extension snowflake_id's in this database."
+    # The hint is what to run.
+    migrating.execute(diag.message_hint)
+    migrating.execute("SELECT * FROM snowflake_convert('items')")
+
+
 def test_a_sequence_of_another_owner(migrating):
     migrating.execute(f"{ITEMS} CREATE SEQUENCE numbers; ALTER TABLE items ALTER id SET DEFAULT nextval('numbers'); CREATE ROLE owner_of_numbers; ALTER SEQUENCE numbers OWNER TO owner_of_numbers")
     try:

@@ -462,8 +462,9 @@ fn refusals(facts: &Facts) -> Vec<Step> {
         refuse(
             "no_generator",
             name,
-            "Extension snowflake_id is not in this database.".to_owned(),
-            "CREATE EXTENSION snowflake_id;",
+            "Function snowflake_nextval() is none of extension snowflake_id's in this database."
+                .to_owned(),
+            "ALTER EXTENSION snowflake_id ADD FUNCTION snowflake_nextval();",
         );
     }
     if let Some((reason, hint)) = facts.no_ids.as_ref().filter(|_| !facts.is_standby) {
