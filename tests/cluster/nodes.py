@@ -19,6 +19,7 @@ SCHEMA = """
 """
 IDS = "SELECT snowflake_nextval() FROM generate_series(1, 500)"
 ROWS = "INSERT INTO items (note) SELECT 'x' FROM generate_series(1, 100) RETURNING id"
+REINITIALIZING = "all server processes terminated; reinitializing"
 BATCH = "SELECT snowflake_batch(100)"
 # Ids of the default layout count milliseconds from 2025 on, the clock from 1970 on.
 EPOCH_2025 = 1_735_689_600_000
@@ -68,6 +69,14 @@ def kept(connection):
     """Wait until there are the tables that the keeper creates in its database, which a session needs that asks for no id."""
     tables = "SELECT to_regclass('snowflake_id_node.samples')"
     eventually(lambda: connection.execute(tables).fetchone() != (None,), "the keeper has created its extension")
+
+
+def kill_session(server, pid):
+    """Kill a session with SIGKILL, and wait until the server has ended all others for it: one that comes before is one of them."""
+    begun = server.log.count(REINITIALIZING)
+    (found,) = [one for one in processes(server, "postgres: postgres") if one == pid]
+    os.kill(found, signal.SIGKILL)
+    eventually(lambda: server.log.count(REINITIALIZING) > begun, "the server begins anew")
 
 
 def refusal(connection, query="SELECT snowflake_nextval()"):

@@ -1,12 +1,11 @@
 """A column is filled in batches: complete, resumable, cancellable, and with nobody's rights but the owner's."""
 
-import os
 import threading
 
 import psycopg
 import pytest
 from clients import eventually
-from nodes import processes, refusal, status
+from nodes import kill_session, refusal, status
 
 EXTENSIONS = "CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_migrate;"
 USERS = """
@@ -96,8 +95,7 @@ def test_it_goes_on(start_server, connect, victim):
         server.kill9()
         server.start()
     elif victim == "session":
-        (found,) = [one for one in processes(server, "postgres: postgres") if one == pid]
-        os.kill(found, 9)
+        kill_session(server, pid)
     else:
         eventually(lambda: connection.execute("SELECT pg_cancel_backend(%s) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'", [pid, pid]).fetchone())
     thread.join()

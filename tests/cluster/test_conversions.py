@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import re
 import subprocess
 import threading
@@ -11,7 +10,7 @@ import time
 import psycopg
 import pytest
 from clients import eventually
-from nodes import REPLICATION, caught_up, processes, refusal, status
+from nodes import REPLICATION, caught_up, kill_session, refusal, status
 from psycopg.rows import namedtuple_row
 from throwaway import clean_environment
 
@@ -452,9 +451,7 @@ def test_kill_9(node, connect, victim, when):
             server.kill9()
             server.start()
         else:
-            found = [pid for pid in processes(server, "postgres: postgres") if pid == session.info.backend_pid]
-            os.kill(found[0], 9)
-            eventually(lambda session=session: session.closed or not alive(session))
+            kill_session(server, session.info.backend_pid)
         connection = eventually(lambda: reconnected(server, connect), "the server is back")
         eventually(lambda connection=connection: status(connection).state == "ready")
         assert connection.execute(state).fetchone() == (after if when == "after" else before)
@@ -465,14 +462,6 @@ def test_kill_9(node, connect, victim, when):
         made = eventually(lambda connection=connection: inserted(connection), "rows are inserted")
         assert (made > 1 << 40) == (after != legacy)
     assert connection.execute("SELECT count(*), count(DISTINCT id) FROM items").fetchone() == (5, 5)
-
-
-def alive(session):
-    try:
-        session.execute("SELECT 1")
-        return True
-    except psycopg.Error:
-        return False
 
 
 def reconnected(server, connect):
