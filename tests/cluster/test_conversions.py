@@ -129,6 +129,7 @@ class Clients:
             thread.join()
 
 
+@pytest.mark.every_major("identity, partitions, inheritance, publications: what the catalogs say of them")
 def test_everything_under_load(node, start_server, connect):
     server, connection = node
     connection.execute(SCHEMA)
