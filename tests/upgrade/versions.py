@@ -97,7 +97,8 @@ class Package:
         assert len(marks[0]) == len(marks[1])
         built = self._present.read_bytes()
         assert built.count(marks[0]) == 1
-        base = self.library.with_name("snowflake_id_next.so")
+        # Some compilers write this name into it, and it is by that name that it is looked for.
+        base = self.library.with_name("libsnowflake_id.so")
         base.write_bytes(built.replace(*marks))
         base.chmod(0o755)
         # Linked by its bare name, which is what the library then says that it needs.
