@@ -20,5 +20,5 @@ deb: setup-packages ## the Debian package, of the last commit: target/deb/
 image: ## the CloudNativePG extension image, of what is built: target/image/
 	@packaging/image '$(package)' "$$($(pg_config) --pkglibdir)" "$$($(pg_config) --sharedir)/extension" $(pg_major)
 
-test-packages: setup-packages dist ## build packages twice, and install, upgrade and remove them in a clean Debian
+test-packages: setup-test setup-packages dist ## build packages twice, and install, upgrade and remove them in a clean Debian
 	@packaging/test
