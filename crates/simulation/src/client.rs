@@ -60,15 +60,17 @@ impl Session {
         loop {
             // A habit, for a while: how often, and how many at once.
             let pause = self.chance.pick(self.node.cluster().world.pauses);
-            let kind = self.chance.below(5);
+            let kind = self.chance.below(6);
             let calls = self.chance.between(3, 60);
-            for _ in 0..calls {
+            for call in 0..calls {
                 let rest = pause / 2 + self.chance.below(pause);
                 self.node.rest(rest).await;
                 let result = match kind {
                     0 => self.single().await,
                     1 => self.block().await,
                     2 => self.after_seen().await,
+                    5 if call == 0 => self.storm().await,
+                    5 => self.single().await,
                     // All that is left of the tick.
                     _ => self.batch(u64::MAX >> 1).await,
                 };
@@ -122,6 +124,17 @@ impl Session {
     async fn batch(&mut self, n: u64) -> Result<(), Refused> {
         let slots = self.claim(n, None).await?;
         self.all_issued(slots);
+        Ok(())
+    }
+
+    /// As many ids as may run ahead of the clock, or a lot of them: one statement that stores many rows.
+    async fn storm(&mut self) -> Result<(), Refused> {
+        for _ in 0..self.chance.between(10, 400) {
+            match self.batch(u64::MAX >> 1).await {
+                Err(Refused::Clock) => break,
+                result => result?,
+            }
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::plan::{Admitted, Event, Fault, Plan, World};
 use crate::time;
 use snowflake_core::keeper::{Order, Outcome, Settings, State};
 use snowflake_core::tenancy::Terms;
-use snowflake_core::window::NodeName;
+use snowflake_core::window::{NodeName, Number, Record};
 use snowflake_core::{Layout, window};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -70,7 +70,13 @@ impl Cluster {
             let (primary, family) = cluster.add_primary();
             if cluster.one_in(2) && cluster.nodes.borrow().len() < world.nodes as usize {
                 let synchronous = cluster.one_in(2);
-                cluster.add_standby(&primary, family, synchronous);
+                let standby = cluster.add_standby(&primary, family, synchronous);
+                // One that is not there yet may never hear of the first record.
+                if !synchronous && cluster.one_in(2) {
+                    standby.connected.set(false);
+                    let micros = cluster.chance.borrow_mut().below(120 * SECOND as u64);
+                    cluster.later(micros, move |cluster| cluster.connect(&standby));
+                }
             }
             if cluster.nodes.borrow().len() >= world.nodes as usize {
                 break;
@@ -148,6 +154,7 @@ impl Cluster {
             failures: Cell::new(0),
             accepted: Cell::new(0),
             begun_at: Cell::new(i64::MIN),
+            attempted: Cell::new(0),
         });
         self.nodes.borrow_mut().push(Rc::clone(&node));
         self.numbers.borrow_mut().push([u64::MAX; 2]);
@@ -192,8 +199,12 @@ impl Cluster {
         let standby = self.add(data, settings, Role::Standby { of, synchronous });
         standby.replayed.set(replayed);
         // Clocks of a pair agree, or failover rests on the guard.
+        let apart = match self.world.admitted {
+            Some(Admitted::SlowStandby) => (-15 * SECOND, -2 * SECOND),
+            _ => (-300_000, 300_000),
+        };
         standby.machine.borrow_mut().offset = primary.machine.borrow().offset
-            + standby.throw(|chance| chance.between(-300_000, 300_000));
+            + standby.throw(|chance| chance.between(apart.0, apart.1));
         standby
     }
 
@@ -271,8 +282,11 @@ impl Cluster {
         self.history.borrow().clone()
     }
 
-    /// Something is wrong.
+    /// Something is wrong. Where a duplicate is to be found, nothing less shall be.
     pub fn found(&self, what: &str) {
+        if self.world.admitted.is_some() {
+            return;
+        }
         self.judge.borrow_mut().found(what);
         self.broken.notify_one();
     }
@@ -298,9 +312,7 @@ impl Cluster {
                 seconds(time()),
             ));
         }
-        // Where a duplicate is to be found, nothing less shall be.
-        let is_admitted = self.world.admitted.is_some();
-        if in_order && !is_admitted && first <= node.last_id.get() {
+        if in_order && first <= node.last_id.get() {
             self.found(&format!(
                 "node {} issued id {first} (worker id {number}) at {} after id {}",
                 node.letter,
@@ -321,6 +333,17 @@ impl Cluster {
         if ahead > 600 * SECOND + node.accepted.get() {
             self.found(&format!(
                 "node {} issued id {first} at {}, by a clock that jumped and was not accepted",
+                node.letter,
+                seconds(time()),
+            ));
+        }
+        // A leased number is used within what the registry was ever told.
+        let time_of = |slot| window::time_of_slot(layout, slot);
+        if node.settings.borrow().registry.is_some()
+            && !self.network.registry().allows(number, time_of(begin), time_of(end - 1))
+        {
+            self.found(&format!(
+                "node {} issued id {last} at {}, and no lease of worker id {number} is for its time",
                 node.letter,
                 seconds(time()),
             ));
@@ -376,7 +399,7 @@ impl Cluster {
         }
         let mut chance = Chance::new(event.chance);
         let before = self.history.borrow().len();
-        if self.fault(event.fault, &mut chance).is_some() {
+        if self.fault(event.fault, event.place, &mut chance).is_some() {
             self.count(event.fault.name());
             if self.history.borrow().len() == before {
                 self.note(event.fault.name());
@@ -384,14 +407,24 @@ impl Cluster {
         }
     }
 
-    fn fault(self: &Rc<Self>, fault: Fault, chance: &mut Chance) -> Option<()> {
-        let choice = chance.next();
+    fn fault(self: &Rc<Self>, fault: Fault, choice: u64, chance: &mut Chance) -> Option<()> {
         let micros = chance.between(100_000, 20 * SECOND).unsigned_abs();
         let up = |node: &Node| node.is_up();
         match fault {
             Fault::ClockStep => {
-                let node = self.node(choice, |node| node.is_up() && !node.is_beginning())?;
-                let most = chance.pick(&[3_000, 50_000, 900_000, 8_000_000, 20_000_000]);
+                let node = self.node(choice, |node| match node.role.get() {
+                    Role::Primary => node.is_up() && !node.is_beginning(),
+                    Role::Standby { .. } => true,
+                    Role::Gone => false,
+                })?;
+                // That of an asynchronous standby may be wrong by less than the guard, and it is rarely more.
+                let most = match node.role.get() {
+                    Role::Standby { synchronous: false, .. } => {
+                        &[3_000, 50_000, 400_000, 900_000][..]
+                    }
+                    _ => &[3_000, 50_000, 900_000, 8_000_000, 20_000_000],
+                };
+                let most = chance.pick(most);
                 let by = chance.between(-most, most);
                 let mut machine = node.machine.borrow_mut();
                 machine.offset = (machine.offset + by).clamp(-28 * SECOND, 28 * SECOND);
@@ -490,14 +523,7 @@ impl Cluster {
                 });
             }
             Fault::RegistryRestored => {
-                let admitted = self.world.admitted == Some(Admitted::Forgetting);
-                if !admitted && !self.all_hear_the_registry() || !self.network.restore() {
-                    self.network.back_up();
-                    return None;
-                }
-                self.note("the registry is restored from a backup");
-                // docs/GUARANTEES.md: until each node has written its lease again.
-                self.quiet_until.set(if admitted { 0 } else { time() + 60 * SECOND });
+                self.restore_registry(choice, chance)?;
             }
             Fault::LockedTable => {
                 let node = self.node(choice, up)?;
@@ -527,16 +553,16 @@ impl Cluster {
                 let standby = self.node(choice, is_standby)?;
                 standby.note("hears nothing of its primary");
                 standby.connected.set(false);
-                self.later(2 * micros, move |cluster| {
-                    standby.note("hears of its primary again");
-                    standby.connected.set(true);
-                    cluster.catch_up(&standby);
-                });
+                self.later(2 * micros, move |cluster| cluster.connect(&standby));
             }
             Fault::Promotion => {
                 let is_standby = |node: &Node| matches!(node.role.get(), Role::Standby { .. });
                 let standby = self.node(choice, is_standby)?;
-                self.promote(&standby, chance)?;
+                if chance.one_in(2) {
+                    self.promote(&standby, chance)?;
+                } else {
+                    self.prepare_promotion(&standby, chance)?;
+                }
             }
             Fault::Recovery => {
                 let node = self.node(choice, |node| node.role.get() == Role::Primary)?;
@@ -554,6 +580,12 @@ impl Cluster {
                     node.role.get() == Role::Primary && self.followers(node.index).is_empty()
                 })?;
                 self.upgrade(&node, chance);
+            }
+            Fault::RestoredRows => {
+                let node = self.node(choice, |node| {
+                    node.is_up() && node.settings.borrow().registry.is_none()
+                })?;
+                self.restore_rows(&node, chance)?;
             }
             Fault::Reload => {
                 let node = self
@@ -610,6 +642,116 @@ impl Cluster {
         });
     }
 
+    fn connect(&self, standby: &Rc<Node>) {
+        standby.note("hears of its primary again");
+        standby.connected.set(true);
+        self.catch_up(standby);
+    }
+
+    /// The registry is as it was some time ago, or empty. All nodes can tell it what they have; and
+    /// somebody may want a number before they have.
+    fn restore_registry(self: &Rc<Self>, choice: u64, chance: &mut Chance) -> Option<()> {
+        let admitted = self.world.admitted == Some(Admitted::Forgetting);
+        if !admitted && !self.all_hear_the_registry() {
+            self.network.back_up();
+            return None;
+        }
+        if chance.one_in(2) {
+            self.network.empty();
+            self.note("the registry has lost everything");
+        } else if self.network.restore() {
+            self.note("the registry is restored from a backup");
+        } else {
+            self.network.back_up();
+            return None;
+        }
+        let leases = |node: &Node| node.is_up() && node.settings.borrow().registry.is_some();
+        if admitted {
+            // But one cannot.
+            let node = self.node(choice, leases)?;
+            node.note("cut off from the registry");
+            node.way.link().cut = true;
+            self.later(50 * SECOND as u64, move |_| node.way.link().cut = false);
+        } else {
+            // docs/GUARANTEES.md: until each node has written its lease again.
+            self.quiet_until.set(time() + 60 * SECOND);
+        }
+        let newcomers = if admitted { self.world.nodes.into() } else { chance.below(3) };
+        for _ in 0..newcomers {
+            let (choice, mut chance) = (chance.next(), Chance::new(chance.next()));
+            self.later(chance.below(12 * SECOND as u64), move |cluster| {
+                let room = cluster.nodes.borrow().len() < cluster.world.nodes as usize + 4;
+                match cluster.node(choice, leases) {
+                    Some(node) if room && chance.one_in(2) => cluster.copy(&node, &mut chance),
+                    Some(node) => drop(spawn_local(give(node, Order::Exchange))),
+                    None => (),
+                }
+            });
+        }
+        Some(())
+    }
+
+    /// What a node had recorded that had the same number, and is no more, comes with a dump. What it
+    /// issued is of a time to come; the node that runs has to begin anew above it.
+    fn restore_rows(self: &Rc<Self>, node: &Rc<Node>, chance: &mut Chance) -> Option<()> {
+        let layout = &self.layout;
+        let server = node.server.borrow().clone()?;
+        let position = server.allocator.position(layout);
+        let number = Number::of(layout, position.node);
+        // Not while it is about to change its number, or to begin anew.
+        let is_settled = node.settings.borrow().worker_id == number.worker_id
+            && server.verdict.borrow().state == State::Ready;
+        // Of one that waits for a standby, the restored row may be lost.
+        let synchronous =
+            |other: &Rc<Node>| matches!(other.role.get(), Role::Standby { synchronous: true, .. });
+        let waits =
+            self.lost_synchronous(node.index) || self.followers(node.index).iter().any(synchronous);
+        if position.limit == 0 || !is_settled || waits {
+            return None;
+        }
+        // Up to there it may issue before it looks into the table again.
+        let known = position.limit.max(node.attempted.get());
+        let first = layout.tick_of_slot(known) + 1 + chance.below(10);
+        let (from, to) =
+            (layout.first_slot(first), layout.first_slot(first + 1 + chance.below(20)));
+        let (name, time) = (NodeName::parse(&format!("{:x}", self.fresh())), node.wall());
+        node.note(&format!("a record of worker id {:?} is restored", number.worker_id));
+        node.attempted.set(to);
+        self.judge.borrow_mut().issued(
+            "of which the record is",
+            position.node,
+            from,
+            to,
+            crate::time(),
+        );
+        // Whoever has not heard of it must be clear of it as well.
+        node.lead(window::time_of_slot(layout, to), 0);
+        let record = Record {
+            node: name,
+            reserved_until: layout.id(position.node, to),
+            number,
+            layout: layout.to_string(),
+            epoch: layout.epoch(),
+            timeline: 1,
+            max_ahead: 0,
+            updated_at: time - 3_600 * SECOND,
+            boot_id: String::new(),
+            booted_at: 0,
+            host: "elsewhere".to_owned(),
+            data_directory: String::new(),
+            lease: None,
+            drained: false,
+        };
+        {
+            let mut data = node.data.borrow_mut();
+            let mut table = (*data.table).clone();
+            table.push(record);
+            data.commit(crate::time(), table);
+        }
+        node.ship();
+        Some(())
+    }
+
     fn catch_up(&self, standby: &Rc<Node>) {
         if let Role::Standby { of, .. } = standby.role.get() {
             let primary = Rc::clone(&self.nodes.borrow()[of]);
@@ -635,16 +777,89 @@ impl Cluster {
         })
     }
 
+    /// A standby is promoted in a while. Before that, its primary's worker id is changed, or `max_ahead` is
+    /// lowered on both; and the standby hears nothing of it, if nobody waits for it, or its clock is set back.
+    fn prepare_promotion(self: &Rc<Self>, standby: &Rc<Node>, chance: &mut Chance) -> Option<()> {
+        let Role::Standby { of, synchronous } = standby.role.get() else { return None };
+        let (primary, standby) = (Rc::clone(&self.nodes.borrow()[of]), Rc::clone(standby));
+        // What it keeps clear of is decided by what it has until then.
+        if primary.is_beginning() {
+            return None;
+        }
+        let lowers = chance.one_in(2);
+        // The files of both say the same.
+        standby.settings.borrow_mut().worker_id = primary.settings.borrow().worker_id;
+        standby.settings.borrow_mut().registry.clone_from(&primary.settings.borrow().registry);
+        if lowers {
+            for node in [&primary, &standby] {
+                node.set("max_ahead = 20 s", |settings| settings.max_ahead = 20_000_000);
+            }
+        }
+        let family = family_of(&primary).filter(|_| !lowers);
+        let id = family.map(|family| family + chance.below(u64::from(POOL)) as u32);
+        let by = chance.between(-20 * SECOND, 0);
+        let [known, moment, rest] = [4, 5, 2].map(|most| chance.below(most * SECOND as u64));
+        let mut chance = Chance::new(chance.next());
+        let is_standby = |node: &Node| matches!(node.role.get(), Role::Standby { .. });
+        self.later(known, move |cluster| {
+            if !is_standby(&standby) {
+                return;
+            }
+            if synchronous {
+                let mut machine = standby.machine.borrow_mut();
+                machine.offset = (machine.offset + by).max(-28 * SECOND);
+                drop(machine);
+                standby.note(&format!("the clock is set by {by} us"));
+            } else {
+                standby.note("hears nothing of its primary");
+                standby.connected.set(false);
+            }
+            cluster.later(moment, move |cluster| {
+                if is_standby(&standby) && !primary.is_beginning() {
+                    if let Some(id) = id {
+                        primary.set(&format!("worker_id = {id}"), |s| s.worker_id = Some(id));
+                    }
+                    for node in [&primary, &standby].into_iter().filter(|_| lowers) {
+                        node.set("max_ahead = 0", |settings| settings.max_ahead = 0);
+                    }
+                }
+                cluster.later(rest, move |cluster| {
+                    // Not where the registry has forgotten what the primary has, which would never say so.
+                    let is_quiet = time() < cluster.quiet_until.get();
+                    if is_standby(&standby)
+                        && (is_quiet || cluster.promote(&standby, &mut chance).is_none())
+                    {
+                        cluster.connect(&standby);
+                    }
+                });
+            });
+        });
+        Some(())
+    }
+
     /// A standby is promoted. Its primary has died, or has been cut off if it waits for it.
     fn promote(self: &Rc<Self>, standby: &Rc<Node>, chance: &mut Chance) -> Option<()> {
         let Role::Standby { of, synchronous } = standby.role.get() else { return None };
         let primary = Rc::clone(&self.nodes.borrow()[of]);
-        let table = Rc::clone(&standby.data.borrow().table);
-        if !synchronous && !self.is_covered(&primary, standby.replayed.get(), standby, &table) {
+        let mut table = Rc::clone(&standby.data.borrow().table);
+        // As the docs advise, for nodes that never run again; here at once.
+        let deletes = chance.one_in(4).then(|| {
+            let gone = |node: &&Rc<Node>| node.role.get() == Role::Gone || node.index == of;
+            let nodes = self.nodes.borrow();
+            nodes.iter().filter(gone).map(|node| node.data.borrow().name()).collect::<Vec<_>>()
+        });
+        if let Some(gone) = &deletes {
+            let left = table.iter().filter(|record| !gone.contains(&record.node)).cloned();
+            table = Rc::new(left.collect());
+        }
+        // Then their marks say nothing any more, and all rests on the guard.
+        let after = if deletes.is_some() { 0 } else { standby.replayed.get() };
+        let is_known = synchronous && deletes.is_none();
+        if !is_known && !self.is_covered(&primary, after, standby, &table) {
             return None;
         }
         let others = self.followers(of);
-        let runs_on = synchronous && others.len() == 1 && chance.one_in(2);
+        let runs_on = is_known && others.len() == 1 && chance.one_in(2);
         if runs_on {
             standby.note("is promoted; its primary, which waits for it, runs on");
             self.lost.borrow_mut().push(of);
@@ -665,8 +880,14 @@ impl Cluster {
                 other.role.set(Role::Gone);
             }
         }
-        self.begin_timeline(standby, &primary, standby.replayed.get());
-        let start = chance.below(2 * SECOND as u64);
+        if deletes.is_some() {
+            standby.note("the records of nodes that are no more are deleted");
+            let table = (*table).clone();
+            standby.data.borrow_mut().commit(time(), table);
+        }
+        self.begin_timeline(standby, &primary, after);
+        let start = chance.pick(&[100_000, 2 * SECOND as u64]);
+        let start = chance.below(start);
         let (standby, family) = (Rc::clone(standby), family_of(&primary));
         let (of_two, synchronous) = (chance.one_in(2), chance.one_in(2));
         self.later(start, move |cluster| {
@@ -705,7 +926,13 @@ impl Cluster {
         let state = {
             let data = node.data.borrow();
             let places = data.history.len() as u64;
-            data.history[chance.below(places) as usize].clone()
+            // Now and then to before all of it, or to a moment ago.
+            let place = match chance.below(4) {
+                0 => 0,
+                1 => places - 1 - chance.below(places.min(8)),
+                _ => chance.below(places),
+            };
+            data.history[place as usize].clone()
         };
         let (commit, at, _, table) = state;
         let is_replicated_by = |standby: &Rc<Node>| matches!(standby.role.get(), Role::Standby { of, .. } if of == node.index);
@@ -725,6 +952,12 @@ impl Cluster {
         self.begin_timeline(node, node, commit);
         // What it was told after that, it has forgotten.
         node.drained.set(false);
+        if chance.one_in(3) {
+            // It is started where the registry cannot be reached yet.
+            node.way.link().cut = true;
+            let node = Rc::clone(node);
+            self.later(30 * SECOND as u64, move |_| node.way.link().cut = false);
+        }
         let node = Rc::clone(node);
         self.later(chance.below(10 * SECOND as u64), move |_| node.start());
         Some(())
@@ -745,32 +978,50 @@ impl Cluster {
         self.later(chance.below(5 * SECOND as u64), move |_| copy.start());
     }
 
-    /// pg_upgrade: another system identifier, another directory, the same table.
+    /// pg_upgrade: another system identifier, another directory, the same table. It may be done twice, by
+    /// different clocks; and the node may be drained before.
     fn upgrade(self: &Rc<Self>, node: &Rc<Node>, chance: &mut Chance) {
-        let down = chance.below(10 * SECOND as u64);
+        let times = if chance.one_in(3) { 2 } else { 1 };
         let (cluster, node) = (Rc::clone(self), Rc::clone(node));
+        let mut chance = Chance::new(chance.next());
         spawn_local(async move {
-            node.note("is stopped to be upgraded");
-            shut_down(&node, 500).await;
-            if node.is_up() || node.role.get() != Role::Primary {
-                return;
+            for _ in 0..times {
+                if chance.one_in(3) {
+                    give(Rc::clone(&node), Order::Drain).await;
+                }
+                node.note("is stopped to be upgraded");
+                shut_down(&node, 500).await;
+                let has_standby = !cluster.followers(node.index).is_empty();
+                if node.is_up() || node.role.get() != Role::Primary || has_standby {
+                    return;
+                }
+                cluster.become_upgraded(&node);
+                if times > 1 && !node.is_beginning() {
+                    let by = chance.between(-20 * SECOND, 0);
+                    let mut machine = node.machine.borrow_mut();
+                    machine.offset = (machine.offset + by).max(-28 * SECOND);
+                    drop(machine);
+                    node.note(&format!("the clock is set by {by} us"));
+                }
+                tokio::time::sleep(Duration::from_micros(chance.below(5 * SECOND as u64))).await;
+                node.note("is started after an upgrade");
+                node.start();
+                tokio::time::sleep(Duration::from_micros(chance.below(10 * SECOND as u64))).await;
             }
-            {
-                let mut data = node.data.borrow_mut();
-                let past = data.name();
-                data.past.push(past);
-                data.cluster = cluster.fresh();
-                data.fingerprint = cluster.fresh();
-                data.timeline = 1;
-                let table = Rc::clone(&data.table);
-                let commits = data.commits;
-                data.history.clear();
-                data.history.push_back((commits, time(), 1, table));
-            }
-            tokio::time::sleep(Duration::from_micros(down)).await;
-            node.note("is started after an upgrade");
-            node.start();
         });
+    }
+
+    fn become_upgraded(&self, node: &Node) {
+        let mut data = node.data.borrow_mut();
+        let past = data.name();
+        data.past.push(past);
+        data.cluster = self.fresh();
+        data.fingerprint = self.fresh();
+        data.timeline = 1;
+        let table = Rc::clone(&data.table);
+        let commits = data.commits;
+        data.history.clear();
+        data.history.push_back((commits, time(), 1, table));
     }
 
     /// One setting becomes another.

@@ -2,7 +2,7 @@
 //! answer; a registry that is restored from a backup.
 
 use crate::chance::Chance;
-use snowflake_registry::{Entry, Error, Store};
+use snowflake_registry::{Entry, Error, Record, State, Store};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +19,16 @@ pub struct Registry {
     revisions: i64,
     /// What it has done.
     pub load: Load,
+    /// What was ever written to it: it may have forgotten that since.
+    leases: BTreeMap<u64, Vec<Lease>>,
+}
+
+/// Who may use a number, as was written last by one holder.
+#[derive(Clone, Debug)]
+struct Lease {
+    nonce: String,
+    floor: i64,
+    until: i64,
 }
 
 /// What the registry has had to do.
@@ -124,10 +134,16 @@ impl Network {
         let backup = lock(&self.backup).clone();
         let found = backup.is_some();
         if let Some(backup) = backup {
-            let mut registry = self.registry();
-            *registry = Registry { load: registry.load, ..backup };
+            self.registry().become_as(backup);
         }
         found
+    }
+
+    /// The registry has lost everything.
+    pub fn empty(&self) {
+        let mut registry = self.registry();
+        let revisions = registry.revisions;
+        registry.become_as(Registry { revisions, ..Registry::default() });
     }
 
     /// From now on the registry's standby hears nothing more, and its commits warn.
@@ -140,8 +156,7 @@ impl Network {
         let standby = lock(&self.standby).take();
         let found = standby.is_some();
         if let Some(standby) = standby {
-            let mut registry = self.registry();
-            *registry = Registry { load: registry.load, ..standby };
+            self.registry().become_as(standby);
         }
         found
     }
@@ -287,6 +302,7 @@ impl Store for Way {
                 return false;
             }
             let alive_until = found.map_or(0, |kept| kept.alive_until);
+            registry.note(number, &value);
             registry.revisions += 1;
             let revision = registry.revisions;
             registry.entries.insert(number, Kept { revision, value, alive_until });
@@ -315,6 +331,32 @@ impl Store for Way {
 }
 
 impl Registry {
+    /// Its entries are those of another one.
+    fn become_as(&mut self, other: Self) {
+        (self.entries, self.revisions) = (other.entries, other.revisions);
+    }
+
+    /// What a value that is being written allows.
+    fn note(&mut self, number: u64, value: &str) {
+        let Ok(record) = serde_json::from_str::<Record>(value) else { return };
+        let leases = self.leases.entry(number).or_default();
+        let known = leases.iter_mut().find(|lease| lease.nonce == record.nonce);
+        let Record { nonce, state, floor, until, .. } = record;
+        match (known, state) {
+            // What was given back may not be used any more.
+            (Some(lease), _) => (lease.floor, lease.until) = (floor, until),
+            (None, State::Held) => leases.push(Lease { nonce, floor, until }),
+            // A claim is no right yet.
+            (None, State::Claimed | State::Released) => (),
+        }
+    }
+
+    /// Whether ids from one time up to another one may be issued with a number, by what was ever written.
+    pub fn allows(&self, number: u64, from: i64, to: i64) -> bool {
+        let leases = self.leases.get(&number).map_or(&[][..], Vec::as_slice);
+        leases.iter().rev().any(|lease| lease.floor <= from && to < lease.until)
+    }
+
     /// What it says of a number, as JSON.
     pub fn value(&self, number: u64) -> Option<&str> {
         self.entries.get(&number).map(|kept| kept.value.as_str())

@@ -99,6 +99,9 @@ pub struct Node {
     pub failures: Cell<u64>,
     /// When its timeline began.
     pub begun_at: Cell<i64>,
+    /// The greatest mark that it has written, or tried to: below it, ids may be issued before the table
+    /// is read again.
+    pub attempted: Cell<u64>,
     /// A jump of the clock was accepted up to here: virtual microseconds ahead of the right time.
     pub accepted: Cell<i64>,
 }
@@ -208,6 +211,15 @@ impl Node {
         self.cluster().note(&format!("node {}: {what}", self.letter));
     }
 
+    /// A setting becomes another, as by a reload.
+    pub(crate) fn set(&self, what: &str, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings.borrow_mut());
+        if let Some(server) = &*self.server.borrow() {
+            server.woken.notify_one();
+        }
+        self.note(what);
+    }
+
     /// A part of the node's own chance.
     pub fn throw<T>(&self, with: impl FnOnce(&mut Chance) -> T) -> T {
         with(&mut self.chance.borrow_mut())
@@ -259,7 +271,7 @@ impl Node {
     }
 
     /// A state of the table that its followers shall have.
-    fn ship(self: &Rc<Self>) {
+    pub(crate) fn ship(self: &Rc<Self>) {
         let cluster = self.cluster();
         for standby in cluster.followers(self.index) {
             if standby.connected.get() {
@@ -553,6 +565,7 @@ impl World for Sight {
         if let Some(number) = number {
             self.node.cluster().records(&self.node, number);
         }
+        self.node.attempted.set(self.node.attempted.get().max(mark));
         self.transact(|table| match table.iter_mut().find(|other| other.node == record.node) {
             Some(found) => *found = record,
             None => table.push(record),

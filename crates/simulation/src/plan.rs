@@ -45,6 +45,8 @@ pub enum Fault {
     Copy,
     /// Another version of PostgreSQL.
     Upgrade,
+    /// A record of another node comes with a dump, while ids are issued.
+    RestoredRows,
     /// Settings change.
     Reload,
     /// An administrator drains a node,
@@ -58,7 +60,7 @@ pub enum Fault {
 }
 
 /// Each, with its name and how often it comes.
-const FAULTS: [(Fault, &str, u64); 25] = [
+const FAULTS: [(Fault, &str, u64); 26] = [
     (Fault::ClockStep, "clock step", 5),
     (Fault::ClockJump, "clock jump", 2),
     (Fault::Freeze, "freeze", 3),
@@ -78,7 +80,8 @@ const FAULTS: [(Fault, &str, u64); 25] = [
     (Fault::Promotion, "promotion", 4),
     (Fault::Recovery, "recovery to a point in time", 2),
     (Fault::Copy, "copy", 1),
-    (Fault::Upgrade, "upgrade", 1),
+    (Fault::Upgrade, "upgrade", 2),
+    (Fault::RestoredRows, "restored rows", 1),
     (Fault::Reload, "reload", 9),
     (Fault::Drain, "drain", 2),
     (Fault::Resume, "resume", 3),
@@ -100,7 +103,9 @@ pub struct Event {
     pub at: i64,
     /// What.
     pub fault: Fault,
-    /// Where, how long, how much.
+    /// Where.
+    pub place: u64,
+    /// How long, how much.
     pub chance: u64,
 }
 
@@ -174,7 +179,8 @@ impl Plan {
                 (Some(Admitted::Forgetting), _) => 1,
                 (_, leased) => leased,
             },
-            range: 24,
+            // Where there are few, they are soon leased again.
+            range: chance.pick(&[24, 24, 12]),
             lease: 60,
             admitted,
         };
@@ -182,7 +188,7 @@ impl Plan {
         let weights: u64 = FAULTS.iter().map(|(.., weight)| weight).sum();
         // Some histories are wilder than others.
         let pause = chance.pick(&[2_000_000, 6_000_000, 15_000_000]);
-        let (mut at, mut events) = (2_000_000, Vec::new());
+        let (mut at, mut place, mut events) = (2_000_000, chance.next(), Vec::new());
         while at < faults {
             let mut ticket = chance.below(weights);
             let fault = FAULTS.iter().find(|(.., weight)| {
@@ -191,10 +197,14 @@ impl Plan {
                 found
             });
             if let Some((fault, ..)) = fault {
-                events.push(Event { at, fault: *fault, chance: chance.next() });
+                events.push(Event { at, fault: *fault, place, chance: chance.next() });
             }
-            // Some come on the heels of others.
-            let pause = if chance.one_in(4) { 50_000 } else { pause };
+            // Some come on the heels of others, and to the same node.
+            let is_next = chance.one_in(4);
+            let pause = if is_next { chance.pick(&[50_000, 50_000, 1_000_000]) } else { pause };
+            if !is_next || chance.one_in(4) {
+                place = chance.next();
+            }
             at += chance.between(0, 2 * pause);
         }
         Self { seed, world, events, length }
