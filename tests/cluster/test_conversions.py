@@ -248,11 +248,15 @@ class Blockers:
             pid = vacuuming.info.backend_pid
             thread = threading.Thread(target=lambda: vacuuming.execute("VACUUM (FREEZE, DISABLE_PAGE_SKIPPING) items"))
             thread.start()
-            find = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'BufferPin'"
-            eventually(lambda: self.connect(self.server).execute(find, [pid]).fetchone(), "vacuum waits")
-            yield pid, "VACUUM"
-            holder.rollback()
-            thread.join()
+            # PostgreSQL 19 calls it otherwise.
+            find = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event IN ('BufferPin', 'BufferCleanup')"
+            looker = self.connect(self.server)
+            try:
+                eventually(lambda: looker.execute(find, [pid]).fetchone(), "vacuum waits")
+                yield pid, "VACUUM"
+            finally:
+                holder.rollback()
+                thread.join()
 
     @contextlib.contextmanager
     def prepared_transaction(self):
