@@ -986,6 +986,9 @@ impl Cluster {
         let mut chance = Chance::new(chance.next());
         spawn_local(async move {
             for _ in 0..times {
+                if !has_record(&node) {
+                    return;
+                }
                 if chance.one_in(3) {
                     give(Rc::clone(&node), Order::Drain).await;
                 }
@@ -1165,6 +1168,14 @@ fn knows_its_clock(node: &Node) -> bool {
     let (data, boot) = (node.data.borrow(), format!("{:x}", node.machine.borrow().boot));
     let own = |name: &NodeName| *name == data.name() || data.past.contains(name);
     node.is_up() && data.table.iter().any(|record| own(&record.node) && record.boot_id == boot)
+}
+
+/// Whether the node has a record of its own. Where it has none after a promotion or a recovery, an upgrade
+/// makes it a new node, as docs/GUARANTEES.md says.
+fn has_record(node: &Node) -> bool {
+    let data = node.data.borrow();
+    let own = |name: &NodeName| *name == data.name() || data.past.contains(name);
+    data.table.iter().any(|record| own(&record.node) && record.has_mark())
 }
 
 /// The first number that a node's family may be given by hand, if that is how it is done.
