@@ -42,7 +42,7 @@ FAULTS = [
         [
             (
                 WINDOW,
-                "!is_first || is_upgraded || !is_leased && others().any(|record| !identity.is_own(record))",
+                "!is_first || !is_leased && others().any(|record| !identity.is_own(record))",
                 "is_upgraded || others().any(|record| record.timeline < identity.timeline)",
             )
         ],
@@ -70,8 +70,8 @@ FAULTS = [
         [
             (
                 WINDOW,
-                "record.node == *self.node || self.past.contains(&record.node)",
-                "record.node == *self.node",
+                "newest.filter(|_| is_one).copied()",
+                "None",
             )
         ],
     ),
@@ -194,6 +194,17 @@ FAULTS = [
         [(KEEPER, "self.write(open.assigned.node, held, *end, &look).await", "Ok(())")],
     ),
     (
+        "lease unused",
+        "a lease that was got and not used yet is on disk after a stop",
+        [
+            (
+                KEEPER,
+                "held.as_ref().is_some_and(|held| self.own.says(held.number, Some(&held.nonce)))",
+                "held.as_ref().is_some_and(|held| self.own.lease_end(held.number).is_some())",
+            )
+        ],
+    ),
+    (
         "order",
         "a start with a smaller worker id begins within the tick of the last id",
         [(WINDOW, "Some(if follows { slot } else { next.min(self.layout.last_slot()) })", "Some(slot)")],
@@ -201,18 +212,12 @@ FAULTS = [
     (
         "upgrade",
         "the record from before an upgrade is taken for the last word",
-        [
-            (
-                WINDOW,
-                "!is_first || is_upgraded || !is_leased && others().any(|record| !identity.is_own(record))",
-                "!is_first || !is_leased && others().any(|record| !identity.is_own(record))",
-            )
-        ],
+        [(WINDOW, "return last < identity.timeline;", "return last > 0 && last < identity.timeline;")],
     ),
     (
-        "newest past",
-        "of several names that a node had, the latest clock decides",
-        [(OWN_RECORD, "past.map_or(usize::MAX, |place| place)", "past.map_or(usize::MAX, |_| 0)")],
+        "newest of the family",
+        "which record was the node's own before an upgrade, the clock decides alone",
+        [(WINDOW, "(record.timeline, record.host == host, record.updated_at)", "(0, false, record.updated_at)")],
     ),
 ]
 

@@ -214,8 +214,9 @@ pub(super) fn amend(
 const OLDER_THAN_THE_TABLE: &str = "age(xmin) > (SELECT age(xmin) FROM pg_catalog.pg_attribute \
     WHERE attrelid = 'snowflake_id_node.high_water_marks'::regclass AND attname = 'ctid' AND age(xmin) >= 0)";
 
-/// After an upgrade, the node goes on under its new name with what it had recorded by its old one: marks,
-/// lease, and whether it is drained. Nobody else has that name now.
+/// After an upgrade, the node goes on under its new name with what it had recorded by its old one: its mark,
+/// and whether it is drained. Not its lease: nothing tells an upgraded copy, whose original goes on with
+/// that, from an upgraded node, which has given it back with its last stop.
 pub(super) fn inherit(name: &NodeName, host: &str) -> Result<(), Failure> {
     let family = format!("{}-%", name.cluster);
     let past = with_extension(|| {
@@ -243,7 +244,7 @@ pub(super) fn inherit(name: &NodeName, host: &str) -> Result<(), Failure> {
             );
             client.update(&delete, None, &[text(&ancestors).into(), past.into()])?;
             let update = format!(
-                "UPDATE {table} SET (node, timeline) = ROW ($1, 0) \
+                "UPDATE {table} SET (node, timeline, lease, lease_until) = ROW ($1, 0, NULL, NULL) \
                  WHERE {OLDER_THAN_THE_TABLE} AND node = $2"
             );
             // Before the first timeline: the cluster may have been promoted or recovered before the

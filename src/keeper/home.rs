@@ -35,8 +35,7 @@ pub(super) fn find() -> Result<Home, Failure> {
     let name =
         NodeName { cluster: cluster.to_string(), fingerprint: fingerprint.unwrap_or_default() };
     high_water::inherit(&name, &host)?;
-    // What it had before an upgrade is under its present name now.
-    Ok(Home { name, past: Vec::new(), host, data_directory, timeline })
+    Ok(Home { name, host, data_directory, timeline })
 }
 
 /// What a copy does not have: when the file was made that a data directory has from its beginning, and

@@ -441,14 +441,14 @@ def test_pg_upgrade(installation, copies, connect, pg_config):
 
 @pytest.mark.parametrize("pg_config", servers(), ids=lambda pg_config: f"from {version(pg_config)}")
 def test_an_upgrade_of_a_node_that_leases(installation, start_registry, copies, connect, pg_config):
-    """It stays drained, and has its worker id at once: it is the same node, and nobody else's record is its own."""
+    """It stays drained: it is the same node, and nobody else's record is its own. It leases a worker id anew."""
     address = start_registry(PostgresRegistry).address("here")
-    settings = {"snowflake_id.heartbeat": "10s", "snowflake_id.on_copy": "refuse"}
+    settings = {"snowflake_id.heartbeat": "300ms", "snowflake_id.on_copy": "refuse"}
     with older(installation, pg_config) as origin:
         old = Server(origin, {"snowflake_id.registry": address, **settings}).start()
         node = Lessee(old, connect)
         last = node.flows()
-        name, number = node.status().node, node.number()
+        name = node.status().node
         # Of another cluster, as logical replication brings it; and of a primary before a promotion.
         columns = """
             reserved_until, datacenter_id, worker_id, layout, epoch, timeline - 1, updated_at, boot_id, booted_at, 'other',
@@ -467,9 +467,8 @@ def test_an_upgrade_of_a_node_that_leases(installation, start_registry, copies, 
         assert row.conflict is None
         assert row.node != name
         node.sql("SELECT snowflake_resume()")
-        assert next_id(node.connection) > last
-        assert node.number() == number
-        assert node.claims() == []
+        assert node.flows() > last
+        assert set(node.claims()) == {node.number()}
         names = [row[0] for row in node.sql("SELECT node FROM snowflake_id_node.high_water_marks ORDER BY host <> 'other'")]
         assert names == ["7777777777777777777-0123456789abcdef", row.node]
         # Once and for all.
@@ -477,3 +476,28 @@ def test_an_upgrade_of_a_node_that_leases(installation, start_registry, copies, 
         assert node.flows() > last
         assert new.log.count("after an upgrade, this node goes on with the record of") == 1
         old.remove()
+
+
+def test_an_upgraded_copy_of_a_node_that_leases(installation, start_server, start_registry, copies, connect):
+    """A rehearsal, whose data never ran as a node: it leases a worker id of its own, while the original goes on with its."""
+    address = start_registry(PostgresRegistry).address("here")
+    terms = {"registry": address, "heartbeat": "300ms", "reservation": "200ms", "lease_duration": "1h"}
+    original = Lessee(start_server(worker_id=None, postgres=REPLICATION, **terms), connect)
+    original.flows()
+    number, name = original.number(), original.status().node
+    old = copies.make(original.server, postgres={"shared_preload_libraries": None})
+    prepare(old, installation)
+    old.stop()
+    new = copies.adopt(original.server)
+    upgrade(old, new, {f"snowflake_id.{setting}": value for setting, value in terms.items()})
+    assert f"this node goes on with the record of {name}" in new.log
+    copied = Lessee(new, connect)
+    copied.flows()
+    with Load(original.server, IDS, BATCH) as load, Load(new, IDS, BATCH) as other:
+        load.wait_for(5000)
+        other.wait_for(5000)
+        received = [load.stop(), other.stop()]
+    assert not any(load.errors) and not any(other.errors)
+    assert duplicates(*received) == 0
+    assert {id >> 12 & 1023 for id in received[0]} == {number}
+    assert number not in {id >> 12 & 1023 for id in received[1]}

@@ -238,6 +238,8 @@ class Quiet:
         self.server = server
         server.psql("CREATE EXTENSION snowflake_id")
         self._connection = psycopg.connect(server.conninfo(), autocommit=True)
+        # The first time, the keeper creates its extension.
+        self._connection.execute(NEXT)
         self._rest = None
 
     def look(self):

@@ -71,8 +71,6 @@ pub struct NodeName {
 pub struct Identity<'a> {
     /// Its name.
     pub node: &'a NodeName,
-    /// Names that it had before, and nobody else has now.
-    pub past: &'a [NodeName],
     /// Its number.
     pub number: Number,
     /// The layout in force.
@@ -138,12 +136,12 @@ impl Number {
 impl Identity<'_> {
     /// Whether a record is the node's own.
     pub fn is_own(&self, record: &Record) -> bool {
-        record.node == *self.node || self.past.contains(&record.node)
+        record.node == *self.node
     }
 
     /// Whether a record is of a data directory that once was one with this one.
     fn is_family(&self, record: &Record) -> bool {
-        record.node.cluster == self.node.cluster || self.is_own(record)
+        record.node.cluster == self.node.cluster
     }
 
     /// From which slot on ids of this number are not below a mark, nor below ids of another number in
@@ -265,22 +263,20 @@ pub fn start<'a>(
 /// Whether others of the family may have issued ids of which this node has no record, on the
 /// history that it descends from: a promoted standby, a recovery to a point in time, a copy.
 ///
-/// Its own last record ends that, if it is of the present timeline. Not that of a sibling, which
-/// may have come by logical replication from a timeline of its own. And where it has none, it is
-/// not enough that there is no trace of others: the first record may be what is missing.
+/// Its own last record ends that, if it is of the present timeline; one that it has inherited by an
+/// upgrade is of none. Not that of a sibling, which may have come by logical replication from a
+/// timeline of its own. And where it has none, it is not enough that there is no trace of others: the
+/// first record may be what is missing.
 fn descends(records: &[Record], identity: &Identity<'_>, is_leased: bool) -> bool {
     let marked = || records.iter().filter(|record| record.has_mark());
-    let last = marked().filter(|record| record.node == *identity.node);
+    let last = marked().filter(|record| identity.is_own(record));
     if let Some(last) = last.map(|record| record.timeline).max() {
         return last < identity.timeline;
     }
-    // An upgrade begins with timelines of its own: whether its last record before was of the last
-    // timeline then, or the cluster had been promoted or recovered since, nothing says.
-    let is_upgraded = marked().any(|record| identity.is_own(record));
     let is_first = identity.timeline <= 1;
     let others = || marked().filter(|record| identity.is_family(record));
     // A copy leases a number of its own, as the registry knows.
-    !is_first || is_upgraded || !is_leased && others().any(|record| !identity.is_own(record))
+    !is_first || !is_leased && others().any(|record| !identity.is_own(record))
 }
 
 /// A node that generates ids.
@@ -327,13 +323,16 @@ pub fn conflict<'a>(records: &'a [Record], identity: &Identity<'_>) -> Option<Co
 }
 
 /// What a node had recorded of itself before its data was taken over by an upgrade, out of all records
-/// that came along: its own last one is the newest of its family. Those of others are of another
-/// cluster; where that leaves a choice, its host tells, and where that does not, nothing does.
+/// that came along: its own last one is the newest of its family, or of this host where copies have
+/// records of the same timeline. Those of others are of another cluster; where that leaves a choice, its
+/// host tells, and where that does not, nothing does.
 pub fn before_an_upgrade<'a>(records: &'a [Record], host: &str) -> Option<&'a Record> {
     let of_one_cluster = |records: &[&'a Record]| {
         let cluster = &records.first()?.node.cluster;
         let is_one = records.iter().all(|record| record.node.cluster == *cluster);
-        let newest = records.iter().max_by_key(|record| (record.timeline, record.updated_at));
+        let newest = records
+            .iter()
+            .max_by_key(|record| (record.timeline, record.host == host, record.updated_at));
         newest.filter(|_| is_one).copied()
     };
     let all: Vec<&Record> = records.iter().collect();

@@ -53,7 +53,6 @@ impl World for Server {
     async fn home(&mut self) -> Result<Home, Failure> {
         Ok(Home {
             name: NodeName { cluster: "1".to_owned(), fingerprint: "2".to_owned() },
-            past: Vec::new(),
             host: String::new(),
             data_directory: String::new(),
             timeline: 1,

@@ -4,8 +4,8 @@
 
 use snowflake_core::window::{
     Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start,
-    above_id, before_an_upgrade, conflict, end, floor, late_mark, lease_end, patience, remaining,
-    start, time_of_next_tick, time_of_slot, until,
+    above_id, before_an_upgrade, end, floor, late_mark, lease_end, patience, remaining, start,
+    time_of_next_tick, time_of_slot, until,
 };
 use snowflake_core::{ClockWatch, Layout};
 
@@ -46,7 +46,7 @@ fn record(name: &str, worker_id: u32, tick: u64, timeline: u32) -> Record {
 
 /// Node `1-a`, worker id 1.
 fn identity<'a>(node: &'a NodeName, layout: &'a Layout, timeline: u32) -> Identity<'a> {
-    Identity { node, past: &[], number: number(1), layout, timeline }
+    Identity { node, number: number(1), layout, timeline }
 }
 
 /// That node on the first timeline, at `NOW`.
@@ -205,24 +205,17 @@ fn what_it_descends_from_counts_whatever_the_number_was_then() {
     assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK))));
 }
 
-/// What the node's own past has issued, under another name, is its own. But whether the cluster had been
-/// promoted or recovered since its last record, an upgrade does not tell: the guard is kept.
+/// What it has inherited by an upgrade is its own, and of no timeline: whether the cluster had been promoted or
+/// recovered since, nothing tells, so the guard is kept.
 #[test]
 fn a_node_inherits_from_its_past() {
-    let (layout, node, past) = (layout(), NodeName::parse("1-a"), [NodeName::parse("7-z")]);
-    let identity = Identity { past: &past, ..identity(&node, &layout, 1) };
-    let beginning =
-        Beginning { since: NOW, max_ahead: 0, guard: GUARD, running: None, leased_from: None };
-    let records = [record("7-z", 1, NEXT_TICK + 5000, 5)];
-    assert_eq!(start(&records, &identity, &beginning), Ok(plain(first(NEXT_TICK + 5000) + 7)));
-    let records = [record("7-z", 1, NEXT_TICK + 500, 5)];
-    assert_eq!(start(&records, &identity, &beginning), Ok(plain(first(GUARDED_TICK))));
-    // Its own record ends that.
-    let both = [record("7-z", 1, NEXT_TICK + 500, 5), record("1-a", 1, NEXT_TICK + 9, 1)];
-    assert_eq!(start(&both, &identity, &beginning), Ok(plain(first(NEXT_TICK + 500) + 7)));
-    assert_eq!(conflict(&records, &identity), None);
-    let running = Running { since: i64::MAX, known: &[], written: first(NEXT_TICK + 500) + 7 };
-    assert_eq!(late_mark(&records, &identity, &running), 0);
+    let records = [record("1-a", 1, NEXT_TICK + 5000, 0)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 5000) + 7)));
+    let records = [record("1-a", 1, NEXT_TICK + 500, 0)];
+    assert_eq!(begin(&records, false), Ok(plain(first(GUARDED_TICK))));
+    // Its next record ends that.
+    let records = [record("1-a", 1, NEXT_TICK + 500, 1)];
+    assert_eq!(begin(&records, false), Ok(plain(first(NEXT_TICK + 500) + 7)));
 }
 
 #[test]
@@ -503,6 +496,10 @@ fn before_an_upgrade_a_node_was_the_newest_of_its_family() {
     let own = record("1-b", 1, 8000, 2);
     let all = [primary.clone(), own.clone()];
     assert_eq!(before_an_upgrade(&all, "here"), Some(&all[1]));
+    // Of two of one timeline, a node and its copy, that of this host.
+    let copy = Record { host: "here".to_owned(), ..record("1-c", 1, 7000, 2) };
+    assert_eq!(before_an_upgrade(&[own.clone(), copy.clone()], "here"), Some(&copy));
+    assert_eq!(before_an_upgrade(&[own.clone(), copy], "elsewhere"), Some(&own));
     // Beside what was replicated from another cluster, its host tells.
     let here = |record: Record| Record { host: "here".to_owned(), ..record };
     let all = [here(primary.clone()), record("2-c", 2, 9000, 9), here(own)];

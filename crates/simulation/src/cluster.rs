@@ -986,7 +986,7 @@ impl Cluster {
         let mut chance = Chance::new(chance.next());
         spawn_local(async move {
             for _ in 0..times {
-                if !has_record(&node) {
+                if !is_known(&node) {
                     return;
                 }
                 if chance.one_in(3) {
@@ -1016,12 +1016,22 @@ impl Cluster {
 
     fn become_upgraded(&self, node: &Node) {
         let mut data = node.data.borrow_mut();
-        let past = data.name();
-        data.past.push(past);
         data.cluster = self.fresh();
         data.fingerprint = self.fresh();
         data.timeline = 1;
-        let table = Rc::clone(&data.table);
+        let mut table = (*data.table).clone();
+        // As the server's side inherits it with the first start: src/keeper/high_water.rs.
+        if let Some(last) = window::before_an_upgrade(&data.table, &node.letter) {
+            let NodeName { cluster, .. } = &last.node;
+            table.retain(|record| {
+                record.node.cluster != *cluster || record.timeline >= last.timeline
+            });
+            for record in table.iter_mut().filter(|record| record.node == last.node) {
+                (record.node, record.timeline, record.lease) = (data.name(), 0, None);
+            }
+        }
+        let table = Rc::new(table);
+        data.table = Rc::clone(&table);
         let commits = data.commits;
         data.history.clear();
         data.history.push_back((commits, time(), 1, table));
@@ -1166,16 +1176,15 @@ impl Cluster {
 /// start cannot know that the clock is wrong.
 fn knows_its_clock(node: &Node) -> bool {
     let (data, boot) = (node.data.borrow(), format!("{:x}", node.machine.borrow().boot));
-    let own = |name: &NodeName| *name == data.name() || data.past.contains(name);
-    node.is_up() && data.table.iter().any(|record| own(&record.node) && record.boot_id == boot)
+    let name = data.name();
+    node.is_up() && data.table.iter().any(|record| record.node == name && record.boot_id == boot)
 }
 
-/// Whether the node has a record of its own. Where it has none after a promotion or a recovery, an upgrade
-/// makes it a new node, as docs/GUARANTEES.md says.
-fn has_record(node: &Node) -> bool {
-    let data = node.data.borrow();
-    let own = |name: &NodeName| *name == data.name() || data.past.contains(name);
-    data.table.iter().any(|record| own(&record.node) && record.has_mark())
+/// Whether an upgraded node would know who it was. Where it was recovered to before the first record, it is
+/// a new node, as docs/GUARANTEES.md says.
+fn is_known(node: &Node) -> bool {
+    let table = &node.data.borrow().table;
+    window::before_an_upgrade(table, &node.letter).is_some_and(Record::has_mark)
 }
 
 /// The first number that a node's family may be given by hand, if that is how it is done.

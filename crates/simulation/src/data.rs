@@ -17,8 +17,6 @@ pub struct Data {
     pub cluster: u64,
     /// What tells this directory from all others.
     pub fingerprint: u64,
-    /// Names that it had before an upgrade.
-    pub past: Vec<NodeName>,
     /// The timeline that is written.
     pub timeline: u32,
     /// The records.
@@ -39,7 +37,6 @@ impl Data {
         Self {
             cluster,
             fingerprint,
-            past: Vec::new(),
             timeline: 1,
             table: Rc::clone(&table),
             commits: 0,

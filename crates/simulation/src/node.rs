@@ -546,7 +546,6 @@ impl World for Sight {
         let data = self.node.data.borrow();
         Ok(Home {
             name: data.name(),
-            past: data.past.clone(),
             host: self.node.letter.clone(),
             data_directory: String::new(),
             timeline: data.timeline,

@@ -901,6 +901,10 @@ impl<W: World> Keeper<W> {
         let until = held.as_ref().map(|held| last.max(back).min(held.until));
         // What the disk says of the lease as long as nothing else is written.
         let on_disk = held.as_ref().and_then(|held| self.own.lease_end(held.number));
+        // A window has been opened by this very lease: so the mark is not below the lease's beginning, and
+        // by it alone the node may come back. By one that it has only got, it could begin too early.
+        let is_used =
+            held.as_ref().is_some_and(|held| self.own.says(held.number, Some(&held.nonce)));
         if let Some((held, until)) = held.as_ref().zip(until) {
             self.own.kept = Some(KeptLease { nonce: held.nonce.clone(), until });
         }
@@ -909,9 +913,11 @@ impl<W: World> Keeper<W> {
                 let held = held.as_ref().filter(|_| open.assigned.held.is_some());
                 self.write(open.assigned.node, held, *end, &look).await
             }
-            None if on_disk.is_some() => self.amend(self.own.kept.clone()).await.map(drop),
-            // Nobody knows what it says.
-            None if held.is_some() && self.own.failed => self.amend(None).await.map(drop),
+            None if is_used => self.amend(self.own.kept.clone()).await.map(drop),
+            // It says what is over, or nobody knows what.
+            None if on_disk.is_some() || held.is_some() && self.own.failed => {
+                self.amend(None).await.map(drop)
+            }
             None => Ok(()),
         };
         let until = match written {
@@ -934,8 +940,7 @@ impl<W: World> Keeper<W> {
 }
 
 fn identity<'a>(layout: &'a Layout, home: &'a Home, number: Number) -> Identity<'a> {
-    let Home { name, past, timeline, .. } = home;
-    Identity { node: name, past, number, layout, timeline: *timeline }
+    Identity { node: &home.name, number, layout, timeline: home.timeline }
 }
 
 fn names(records: &[Record]) -> Vec<NodeName> {

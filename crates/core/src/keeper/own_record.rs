@@ -27,23 +27,17 @@ impl OwnRecord {
     /// What the node has recorded of itself.
     pub(super) fn recall(records: &[Record], identity: &Identity<'_>) -> Self {
         let Identity { layout, timeline, .. } = *identity;
-        let own = || records.iter().filter(|record| identity.is_own(record));
-        // By its last name that it has written under: clocks may have been set back since.
-        let newest = own().max_by_key(|record| {
-            let past = identity.past.iter().position(|name| record.node == *name);
-            (past.map_or(usize::MAX, |place| place), record.updated_at)
-        });
-        let kept = newest.and_then(|record| record.lease.clone());
-        let number = newest.filter(|record| record.has_mark() && record.is_of(layout));
+        let own = records.iter().find(|record| identity.is_own(record));
+        let kept = own.and_then(|record| record.lease.clone());
+        let number = own.filter(|record| record.has_mark() && record.is_of(layout));
         let number = number.and_then(|record| record.number.node(layout));
         Self {
-            written: own().filter_map(|record| record.slot(layout)).max().unwrap_or(0),
-            has_mark: own().any(Record::has_mark),
+            written: own.and_then(|record| record.slot(layout)).unwrap_or(0),
+            has_mark: own.is_some_and(Record::has_mark),
             lease: number.zip(kept.clone()),
-            is_present: newest
-                .is_some_and(|record| record.node == *identity.node && record.timeline == timeline),
+            is_present: own.is_some_and(|record| record.timeline == timeline),
             kept,
-            drained: newest.is_some_and(|record| record.drained),
+            drained: own.is_some_and(|record| record.drained),
             failed: false,
         }
     }

@@ -72,9 +72,6 @@ impl Reading {
 pub struct Home {
     /// Who it is.
     pub name: NodeName,
-    /// Names under which this very data directory was known before, as before an upgrade to
-    /// another version of PostgreSQL, from the first to the last. Nobody else has them now.
-    pub past: Vec<NodeName>,
     /// Its machine's name.
     pub host: String,
     /// Its path there.
