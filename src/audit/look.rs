@@ -102,7 +102,7 @@ impl Relation {
     }
 
     fn is_a(&self, kind: u8) -> bool {
-        self.form().relkind.cast_unsigned() == kind
+        self.form().relkind as u8 == kind
     }
 
     pub(super) fn column(&self, name: &CStr) -> Option<Column> {
@@ -212,7 +212,7 @@ unsafe fn read(
             Some(Hidden::View)
         } else {
             let is_foreign = |of: *mut pg_sys::RangeTblEntry| {
-                (*of).relkind.cast_unsigned() == pg_sys::RELKIND_FOREIGN_TABLE
+                (*of).relkind as u8 == pg_sys::RELKIND_FOREIGN_TABLE
             };
             sources().iter_ptr().any(is_foreign).then_some(Hidden::Foreign)
         };
