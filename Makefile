@@ -21,6 +21,8 @@ package   = $(CURDIR)/target/package/pg$(pg_major)
 # compilers have built is kept apart.
 builder   = $(shell tools/setup builder '$(pg_config)')
 built     = target$(addprefix /built-in-,$(lastword $(builder)))
+# For another architecture than the compiler's: its triple.
+triple    =
 
 # What python tools need to know; see tools/throwaway.py.
 throwaway = SNOWFLAKE_PG_CONFIG='$(pg_config)' SNOWFLAKE_PACKAGE='$(package)'
@@ -35,12 +37,12 @@ headline  = @printf '\n=== %s\n' "$(1)"
 
 # Recipes take turns: cargo uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-clients setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo cluster monitor test test-matrix test-server simulate chaos test-clients freeze lint deny bench bench-server bench-core bench-instructions clean
+.PHONY: help setup setup-test setup-clients setup-bench setup-majors build install uninstall installcheck installcheck-encoding demo cluster monitor test test-matrix test-server test-arm64 arm64-roots emulated simulate chaos test-clients freeze lint deny bench bench-server bench-core bench-instructions clean
 .DEFAULT_GOAL := build
 
 help: ## this list
 	@echo 'make [target] [PG_CONFIG=/path/to/pg_config]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what building needs (by apt)
 	@tools/setup build
@@ -59,9 +61,9 @@ setup-majors: setup-test
 
 build: ## build the extension (the default)
 	@tools/setup check
-	$(pgrx_env) $(builder) cargo build --release --lib --no-default-features --features pg$(pg_major) --target-dir $(built)
+	$(pgrx_env) $(builder) cargo build --release --lib --no-default-features --features pg$(pg_major) --target-dir $(built) $(addprefix --target ,$(triple))
 	@rm -rf '$(package)'
-	@install -D $(built)/release/libsnowflake_id.so "$(package)$$($(pg_config) --pkglibdir)/snowflake_id.so"
+	@install -D $(built)/$(addsuffix /,$(triple))release/libsnowflake_id.so "$(package)$$($(pg_config) --pkglibdir)/snowflake_id.so"
 	@$(call extensions,$(package)$$($(pg_config) --sharedir)/extension)
 
 # The parts of each extension's script, in reading order.
@@ -157,6 +159,30 @@ test-server:
 	$(call headline,$(shell $(pg_config) --version): tests)
 	$(if $(parts),PATH='$(CURDIR)/target/parts/bin':"$$PATH") $(throwaway) $(python) -m pytest tests -m '$(marks)' --numprocesses 2 --dist loadfile $(addprefix --junitxml=,$(report))
 
+# Built by a root of the machine's architecture; the server, its tools and the tests themselves are for arm64.
+# The SQL tests take minutes by emulation, and are not repeated in other encodings.
+arm64     = PG_CONFIG='$(CURDIR)/target/servers/17-arm64/bin/pg_config' package='$(CURDIR)/target/package/pg17-arm64' \
+	    triple=aarch64-unknown-linux-gnu built=target/built-for-arm64 builder='$(builder)'
+test-arm64: builder = tools/root run arm64 env CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+test-arm64: setup-test ## build for arm64, and run the core's and the SQL tests, by emulation
+	@tools/arm64 $(MAKE) --no-print-directory emulated PATH='$(CURDIR)/target/venv/bin':"$$PATH" $(arm64)
+
+# A target of its own, because make expands a whole recipe before it runs it, and asks the server's pg_config.
+arm64-roots:
+	$(call headline,a server for arm64 and a root to build in)
+	@tools/root server 17-arm64
+	@tools/root make arm64 trixie,trixie-backports/$$(dpkg --print-architecture),arm64 cargo/trixie-backports \
+	    rustc/trixie-backports libstd-rust-dev:arm64/trixie-backports rustfmt/trixie-backports clang \
+	    libclang-dev pkg-config ca-certificates gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev:arm64
+
+emulated: arm64-roots
+	$(call headline,arm64: build)
+	@$(MAKE) --no-print-directory build
+	$(call headline,snowflake-core for arm64: unit and property tests)
+	$(builder) cargo test -p snowflake-core --target $(triple) --target-dir $(built)
+	$(call headline,$(shell $(pg_config) --version) for arm64: SQL tests)
+	$(throwaway) $(python) -m pytest tests/test_regress.py -k 'not encoding' $(long)
+
 # One seed is one history, repeatable to the bit; without one it is the day's. More than 26 nodes have a
 # day of their own: NODES=1024 HOURS=24.
 simulate: ## histories of a simulated cluster (SEED=, SEEDS=, NODES=, HOURS=)
@@ -186,7 +212,7 @@ lint: setup-test ## rustfmt, clippy, and checks of scripts and pages; warnings a
 	$(pgrx_env) cargo clippy --workspace --all-targets \
 	    --no-default-features --features pg$(pg_major) -- -D warnings
 	$(call headline,scripts)
-	target/venv/bin/shellcheck tools/setup tools/root .ci/run $(addprefix packaging/,deb test in_root image) debian/tests/ids
+	target/venv/bin/shellcheck tools/setup tools/root tools/arm64 .ci/run $(addprefix packaging/,deb test in_root image) debian/tests/ids
 	@rm -rf target/scripts
 	@$(call extensions,target/scripts)
 	$(python) tools/check_scripts.py target/scripts/*.sql
