@@ -43,7 +43,7 @@ FAULTS = [
             (
                 WINDOW,
                 "!is_first || !is_leased && others().any(|record| !identity.is_own(record))",
-                "is_upgraded || others().any(|record| record.timeline < identity.timeline)",
+                "others().any(|record| record.timeline < identity.timeline)",
             )
         ],
     ),

@@ -419,6 +419,17 @@ impl Clock for At {
     }
 }
 
+/// A record is written slowly, and ids are issued meanwhile: their times are after the keeper's look at the clock.
+#[test]
+fn ids_of_while_it_looked_are_not_ahead_of_the_clock() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    assert_eq!(node.looks(2), (State::Ready, lines(&["ready with 5"])));
+    let (layout, later) = (node.layout, node.now + SECOND + 50_000);
+    let claim = node.server().allocator.claim(&layout, &At(later), 1, 0);
+    assert!(matches!(claim, Claim::Ready(_)), "{claim:?}");
+    assert_eq!(node.looks(2), (State::Ready, lines(&[])));
+}
+
 #[test]
 fn a_clock_that_falls_behind_is_said_once() {
     let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });

@@ -1183,8 +1183,11 @@ fn knows_its_clock(node: &Node) -> bool {
 /// Whether an upgraded node would know who it was. Where it was recovered to before the first record, it is
 /// a new node, as docs/GUARANTEES.md says.
 fn is_known(node: &Node) -> bool {
-    let table = &node.data.borrow().table;
-    window::before_an_upgrade(table, &node.letter).is_some_and(Record::has_mark)
+    let data = node.data.borrow();
+    let cluster = data.name().cluster;
+    let is_one = data.table.iter().all(|record| record.node.cluster == cluster);
+    let is_own = |record: &Record| record.node.cluster == cluster && record.has_mark();
+    data.table.iter().any(|record| is_own(record) && (is_one || record.host == node.letter))
 }
 
 /// The first number that a node's family may be given by hand, if that is how it is done.

@@ -657,9 +657,10 @@ impl<W: World> Keeper<W> {
             }
         }
         let number = open.assigned.number;
+        // By where the ids were at the last look: those that were issued since the clock was read, while a
+        // record was written slowly, are not ahead of it.
+        let behind = window::until(&self.layout, reading.now, open.cursor, settings.max_ahead);
         self.open = Some(Open { cursor: position.cursor, ..open });
-        let cursor = self.world.allocator().position(&self.layout).cursor;
-        let behind = window::until(&self.layout, reading.now, cursor, settings.max_ahead);
         if behind > settings.max_wait.max(self.layout.tick_length()) {
             self.say(&Verdict::of(State::ClockFellBehind, behind, ""));
         } else {
