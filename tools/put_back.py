@@ -70,7 +70,7 @@ FAULTS = [
         [
             (
                 WINDOW,
-                "newest.filter(|_| is_one).copied()",
+                "is_one.then_some(Inherited { record, last: newest })",
                 "None",
             )
         ],

@@ -231,25 +231,24 @@ pub(super) fn inherit(name: &NodeName, host: &str) -> Result<(), Failure> {
             rows.map(|row| Ok(record(&row)?)).collect::<Result<Vec<_>, Failure>>()
         })
     })?;
-    let Some(last) = window::before_an_upgrade(&past, host) else { return Ok(()) };
+    let Some(inherited) = window::before_an_upgrade(&past, host) else { return Ok(()) };
+    let over = past.iter().filter(|record| inherited.is_over(record));
+    let over: Vec<Text> = over.map(|record| text(&record.node.to_string())).collect();
     transaction(|| {
         let table = writable()?;
-        let old = last.node.to_string();
-        let past = i64::from(last.timeline);
-        let ancestors = format!("{}-%", last.node.cluster);
+        let old = inherited.record.node.to_string();
         Spi::connect_mut(|client| {
-            // The primaries before a promotion: timelines begin anew, and would not tell that any more.
-            let delete = format!(
-                "DELETE FROM {table} WHERE {OLDER_THAN_THE_TABLE} AND node LIKE $1 AND timeline < $2"
-            );
-            client.update(&delete, None, &[text(&ancestors).into(), past.into()])?;
+            let delete =
+                format!("DELETE FROM {table} WHERE {OLDER_THAN_THE_TABLE} AND node = ANY ($1)");
+            client.update(&delete, None, &[over.clone().into()])?;
             let update = format!(
-                "UPDATE {table} SET (node, timeline, lease, lease_until) = ROW ($1, 0, NULL, NULL) \
+                "UPDATE {table} SET (node, timeline, lease, lease_until, drained) = ROW ($1, 0, NULL, NULL, $3) \
                  WHERE {OLDER_THAN_THE_TABLE} AND node = $2"
             );
             // Before the first timeline: the cluster may have been promoted or recovered before the
             // upgrade, without a window since, and the first start is to keep clear of that.
-            let values = [text(&name.to_string()).into(), text(&old).into()];
+            let name = text(&name.to_string());
+            let values = [name.into(), text(&old).into(), inherited.last.drained.into()];
             client.update(&update, None, &values).map(drop)
         })?;
         encoding::say(

@@ -490,9 +490,9 @@ def test_an_upgraded_copy_of_a_node_that_leases(installation, start_server, star
     old.stop()
     new = copies.adopt(original.server)
     upgrade(old, new, {f"snowflake_id.{setting}": value for setting, value in terms.items()})
-    assert f"this node goes on with the record of {name}" in new.log
     copied = Lessee(new, connect)
     copied.flows()
+    assert f"this node goes on with the record of {name}" in new.log
     with Load(original.server, IDS, BATCH) as load, Load(new, IDS, BATCH) as other:
         load.wait_for(5000)
         other.wait_for(5000)

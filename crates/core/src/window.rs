@@ -322,18 +322,38 @@ pub fn conflict<'a>(records: &'a [Record], identity: &Identity<'_>) -> Option<Co
         .max_by_key(|conflict| (conflict.copy, conflict.record.node.to_string()))
 }
 
+/// What an upgraded node goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited<'a> {
+    /// The record that becomes its own.
+    pub record: &'a Record,
+    /// What it had recorded last. That says whether it is drained.
+    pub last: &'a Record,
+}
+
+impl Inherited<'_> {
+    /// Whether a record of the same family is over: of the primaries before a promotion, which timelines
+    /// that begin anew would not tell any more, and its own one that it goes on without.
+    pub fn is_over(&self, record: &Record) -> bool {
+        record.node.cluster == self.last.node.cluster
+            && record.node != self.record.node
+            && (record.timeline < self.last.timeline || record.node == self.last.node)
+    }
+}
+
 /// What a node had recorded of itself before its data was taken over by an upgrade, out of all records
 /// that came along: its own last one is the newest of its family, or of this host where copies have
-/// records of the same timeline. Those of others are of another cluster; where that leaves a choice, its
-/// host tells, and where that does not, nothing does.
-pub fn before_an_upgrade<'a>(records: &'a [Record], host: &str) -> Option<&'a Record> {
+/// records of the same timeline. Where that has no mark, as of a standby that was promoted and has not
+/// generated ids since, it is the newest that has one. Those of others are of another cluster; where
+/// that leaves a choice, its host tells, and where that does not, nothing does.
+pub fn before_an_upgrade<'a>(records: &'a [Record], host: &str) -> Option<Inherited<'a>> {
+    let age = |record: &&&Record| (record.timeline, record.host == host, record.updated_at);
     let of_one_cluster = |records: &[&'a Record]| {
-        let cluster = &records.first()?.node.cluster;
-        let is_one = records.iter().all(|record| record.node.cluster == *cluster);
-        let newest = records
-            .iter()
-            .max_by_key(|record| (record.timeline, record.host == host, record.updated_at));
-        newest.filter(|_| is_one).copied()
+        let newest = *records.iter().max_by_key(age)?;
+        let is_one = records.iter().all(|record| record.node.cluster == newest.node.cluster);
+        let marked = records.iter().filter(|record| record.has_mark()).max_by_key(age);
+        let record = marked.copied().unwrap_or(newest);
+        is_one.then_some(Inherited { record, last: newest })
     };
     let all: Vec<&Record> = records.iter().collect();
     of_one_cluster(&all).or_else(|| {

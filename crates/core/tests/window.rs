@@ -492,19 +492,27 @@ fn a_floor_too_far_ahead_is_refused() {
 
 #[test]
 fn before_an_upgrade_a_node_was_the_newest_of_its_family() {
+    let inherited = |records: &[Record], host: &str| {
+        before_an_upgrade(records, host)
+            .map(|inherited| (inherited.record.node.to_string(), inherited.last.drained))
+    };
+    let of = |name: &str| Some((name.to_owned(), false));
     let primary = record("1-a", 1, 9000, 1);
     let own = record("1-b", 1, 8000, 2);
     let all = [primary.clone(), own.clone()];
-    assert_eq!(before_an_upgrade(&all, "here"), Some(&all[1]));
+    assert_eq!(inherited(&all, "here"), of("1-b"));
     // Of two of one timeline, a node and its copy, that of this host.
     let copy = Record { host: "here".to_owned(), ..record("1-c", 1, 7000, 2) };
-    assert_eq!(before_an_upgrade(&[own.clone(), copy.clone()], "here"), Some(&copy));
-    assert_eq!(before_an_upgrade(&[own.clone(), copy], "elsewhere"), Some(&own));
+    assert_eq!(inherited(&[own.clone(), copy.clone()], "here"), of("1-c"));
+    assert_eq!(inherited(&[own.clone(), copy], "elsewhere"), of("1-b"));
+    // Promoted, drained before its first id: the mark is its primary's, the draining its own.
+    let drained = Record { reserved_until: 0, drained: true, ..record("1-d", 1, 0, 3) };
+    assert_eq!(inherited(&[primary.clone(), drained], "here"), Some(("1-a".to_owned(), true)));
     // Beside what was replicated from another cluster, its host tells.
     let here = |record: Record| Record { host: "here".to_owned(), ..record };
     let all = [here(primary.clone()), record("2-c", 2, 9000, 9), here(own)];
-    assert_eq!(before_an_upgrade(&all, "here"), Some(&all[2]));
-    assert_eq!(before_an_upgrade(&all, "elsewhere"), None);
-    assert_eq!(before_an_upgrade(&[here(primary), here(record("2-c", 2, 1, 1))], "here"), None);
-    assert_eq!(before_an_upgrade(&[], "here"), None);
+    assert_eq!(inherited(&all, "here"), of("1-b"));
+    assert_eq!(inherited(&all, "elsewhere"), None);
+    assert_eq!(inherited(&[here(primary), here(record("2-c", 2, 1, 1))], "here"), None);
+    assert_eq!(inherited(&[], "here"), None);
 }

@@ -1021,13 +1021,11 @@ impl Cluster {
         data.timeline = 1;
         let mut table = (*data.table).clone();
         // As the server's side inherits it with the first start: src/keeper/high_water.rs.
-        if let Some(last) = window::before_an_upgrade(&data.table, &node.letter) {
-            let NodeName { cluster, .. } = &last.node;
-            table.retain(|record| {
-                record.node.cluster != *cluster || record.timeline >= last.timeline
-            });
-            for record in table.iter_mut().filter(|record| record.node == last.node) {
+        if let Some(inherited) = window::before_an_upgrade(&data.table, &node.letter) {
+            table.retain(|record| !inherited.is_over(record));
+            for record in table.iter_mut().filter(|record| record.node == inherited.record.node) {
                 (record.node, record.timeline, record.lease) = (data.name(), 0, None);
+                record.drained = inherited.last.drained;
             }
         }
         let table = Rc::new(table);
