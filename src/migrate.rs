@@ -186,10 +186,11 @@ fn as_owner_of<T>(oid: pg_sys::Oid, relation: &str, work: impl FnOnce() -> T) ->
     unsafe { as_role(owner, true, work) }
 }
 
-fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+/// The owner of a relation, given its number or its name.
+fn owner_of<'a>(relation: impl Into<DatumWithOid<'a>>) -> Option<pg_sys::Oid> {
     let found = Spi::connect(|client| {
         let rows = client.select(
-            "SELECT relowner FROM pg_class WHERE oid = $1",
+            "SELECT relowner FROM pg_class WHERE oid = $1::regclass",
             Some(1),
             &[relation.into()],
         )?;
@@ -520,11 +521,7 @@ fn as_keeper<T>(
         Unusable::NoExtension => Error::NoMigrateExtension.raise(),
         changed @ Unusable::Changed(_) => Error::from(changed).raise(),
     });
-    let owner = Spi::connect(|client| {
-        let query = "SELECT relowner FROM pg_class WHERE oid = $1::regclass";
-        client.select(query, Some(1), &[Text(table.clone()).into()])?.first().get::<pg_sys::Oid>(1)
-    })?;
-    let Some(owner) = owner else { Error::NoMigrateExtension.raise() };
+    let Some(owner) = owner_of(Text(table.clone())) else { Error::NoMigrateExtension.raise() };
     // SAFETY: an owner is a role.
     unsafe { as_role(owner, true, || work(&table)) }
 }

@@ -1179,7 +1179,7 @@ fn knows_its_clock(node: &Node) -> bool {
 }
 
 /// Whether an upgraded node would know who it was. Where it was recovered to before the first record, it is
-/// a new node, as docs/GUARANTEES.md says.
+/// a new node, as docs/GUARANTEES.md says. Not asked of the core: a fault there must not end the upgrades.
 fn is_known(node: &Node) -> bool {
     let data = node.data.borrow();
     let cluster = data.name().cluster;
