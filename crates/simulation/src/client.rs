@@ -259,14 +259,5 @@ impl Session {
                 }
             }
         }
-        let server = &self.server;
-        let says_ready = server.verdict.borrow().state == State::Ready;
-        if server.refused_while_locked.get() && self.node.disk.get().locked && says_ready {
-            cluster.found(&format!(
-                "node {} says that it is ready at {}, and no call has succeeded since one failed",
-                self.node.letter,
-                crate::node::at(),
-            ));
-        }
     }
 }

@@ -655,6 +655,16 @@ impl World for Sight {
             if verdict.state == State::Ready && !self.server.joined.replace(true) {
                 self.node.cluster().has_joined(&self.node, self.server.started);
             }
+            if verdict.state == State::Ready
+                && self.server.refused_while_locked.get()
+                && self.node.disk.get().locked
+            {
+                self.node.cluster().found(&format!(
+                    "node {} says that it is ready at {}, and no call has succeeded since one failed",
+                    self.node.letter,
+                    at(),
+                ));
+            }
             *self.server.verdict.borrow_mut() = verdict.clone();
         }
     }
