@@ -2,6 +2,7 @@
 
 import pytest
 from clients import eventually
+from documents import blocks, page, section
 from nodes import next_id, refusal, status
 from throwaway import ServerError
 
@@ -40,15 +41,13 @@ def test_the_safe_order(node, package, connect, files):
     """Defaults, extensions, settings, restart, files: no error on the way, and nothing is left."""
     server, connection = node
     before = next_id(connection)
-    connection.execute("ALTER TABLE orders ALTER COLUMN id DROP DEFAULT")
-    connection.execute("CREATE SEQUENCE orders_id_seq OWNED BY orders.id")
-    connection.execute("SELECT setval('orders_id_seq', (SELECT max(id) FROM orders))")
-    connection.execute("ALTER TABLE orders ALTER COLUMN id SET DEFAULT nextval('orders_id_seq')")
-    connection.execute("DROP EXTENSION snowflake_id")
+    defaults, extension, node_extension = blocks(section(page("docs/INSTALL.md"), "### The safe order"), "sql")
+    connection.execute(defaults)
+    connection.execute(extension)
     server.configure({"shared_preload_libraries": "", "snowflake_id.worker_id": None})
     server.restart()
     connection = connect(server)
-    connection.execute("DROP EXTENSION snowflake_id_node")
+    connection.execute(node_extension)
     remove_files(package)
     server.restart()
     connection = connect(server)
