@@ -199,6 +199,19 @@ FROM pg_catalog.unnest(snowflake_presets()) AS preset,
 
 COMMENT ON VIEW snowflake_layouts IS
 'the layouts that have a name, the default first';
+COMMENT ON COLUMN snowflake_layouts.name IS 'the preset''s name';
+COMMENT ON COLUMN snowflake_layouts.layout IS 'spelled out';
+COMMENT ON COLUMN snowflake_layouts.epoch IS 'the moment of tick 0';
+COMMENT ON COLUMN snowflake_layouts.tick IS 'the tick''s length';
+COMMENT ON COLUMN snowflake_layouts.timestamp_bits IS 'the width of the time field';
+COMMENT ON COLUMN snowflake_layouts.datacenter_bits IS 'that of the datacenter field; 0 where there is none';
+COMMENT ON COLUMN snowflake_layouts.worker_bits IS 'that of the worker field; 0 where there is none';
+COMMENT ON COLUMN snowflake_layouts.sequence_bits IS 'that of the sequence; 0 where there is none';
+COMMENT ON COLUMN snowflake_layouts.nodes IS 'how many nodes can be told apart';
+COMMENT ON COLUMN snowflake_layouts.ids_per_tick IS 'how many ids a node can generate in one tick';
+COMMENT ON COLUMN snowflake_layouts.ids_per_second IS 'how many ids a node can generate in one second';
+COMMENT ON COLUMN snowflake_layouts.ends_at IS 'the first moment after the last tick; null behind the last timestamptz';
+COMMENT ON COLUMN snowflake_layouts.source IS 'where the preset''s system describes it';
 
 -- The keeper seen from SQL: how the node stands, and what it can be told to do.
 
@@ -416,7 +429,7 @@ COMMENT ON COLUMN pg_stat_snowflake.window_time IS 'how long writing their recor
 COMMENT ON COLUMN pg_stat_snowflake.lease_renewals IS 'heartbeats that the registry has answered';
 COMMENT ON COLUMN pg_stat_snowflake.lease_failures IS 'calls to the registry that failed';
 COMMENT ON COLUMN pg_stat_snowflake.worker_id_changes IS 'changes of the worker id while the server ran';
-COMMENT ON COLUMN pg_stat_snowflake.samples IS 'ids sampled for snowflake_samples, see snowflake_id.sample_rate';
+COMMENT ON COLUMN pg_stat_snowflake.samples IS 'ids sampled for snowflake_id_node.samples, see snowflake_id.sample_rate';
 COMMENT ON COLUMN pg_stat_snowflake.samples_dropped IS 'of these, how many were not written down';
 COMMENT ON COLUMN pg_stat_snowflake.ids_per_second IS 'ids generated per second, over the last second or so; null if the keeper does not measure it';
 COMMENT ON COLUMN pg_stat_snowflake.ceiling IS 'ids per second that the layout can hold';

@@ -31,13 +31,13 @@ pub(crate) enum Error {
     NoDatabase { database: String },
     NoExtension { database: String, why: String },
     SchemaTaken { database: String },
-    TableChanged { what: Changed },
+    TableChanged { what: Changed, by_keeper: bool },
     NoNodeExtension,
     MayNotCall { function: String },
     CannotReserve { why: String },
     LayoutChanged { was: String, epoch: i64, layout: Layout },
     Copy { of: String },
-    WorkerIdInUse { by: String, copy: bool, updated_at: i64 },
+    WorkerIdInUse { by: String, place: String, copy: bool, updated_at: i64 },
     TwoSources,
     NoLease { why: String },
     LeaseClaimed { number: String, until: i64 },
@@ -259,17 +259,22 @@ impl Error {
                 "The keeper creates the extension, and its script the schema: in one that somebody has made before, objects of his could be run with the rights of a superuser.",
                 format!("See what the schema holds; then connect to database \"{database}\" and run: ALTER SCHEMA {EXTENSION} RENAME TO {EXTENSION}_old;"),
             ),
-            Self::TableChanged { what: Changed { table, what, undo } } if undo.is_empty() => Text::new(
+            Self::TableChanged { what: Changed { table, what, undo }, .. } if undo.is_empty() => Text::new(
                 Setup,
                 format!("a newer version of its extension has made table {table}"),
                 what.clone(),
                 "Install that version or a later one on this server, and restart it.",
             ),
-            Self::TableChanged { what: Changed { table, what, undo } } => Text::new(
+            Self::TableChanged { what: Changed { table, what, undo }, by_keeper } => Text::new(
                 Setup,
                 format!("table {table} is not as its extension has made it"),
                 what.clone(),
-                format!("If nobody needs it: {undo}"),
+                // Ids are asked for in any database; the statement is for the keeper's.
+                if *by_keeper {
+                    format!("If nobody needs it, connect to database \"{}\" and run: {undo}", settings::database())
+                } else {
+                    format!("If nobody needs it: {undo}")
+                },
             ),
             Self::NoNodeExtension => Text::new(
                 Setup,
@@ -301,15 +306,15 @@ impl Error {
                 format!("Node {of} has the same worker id, and is of the same cluster and timeline."),
                 "Give this node a worker id of its own: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: ALTER SYSTEM SET snowflake_id.on_copy = 'warn'; and restart the server.",
             ),
-            Self::WorkerIdInUse { by, copy, updated_at } => Text::new(
+            Self::WorkerIdInUse { by, place, copy, updated_at } => Text::new(
                 Setup,
                 "this node's worker id is also in another node's record",
                 format!(
-                    "Node {by} wrote it last at {}.{}",
+                    "Node {by} ({place}) wrote it last at {}.{}",
                     shown(Some(*updated_at)),
                     if *copy { " One of the two data directories is a copy of the other." } else { "" },
                 ),
-                "Two running nodes with one worker id generate the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again: DELETE FROM snowflake_id_node.high_water_marks WHERE node = '...';",
+                format!("Two running nodes with one worker id generate the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again, connect to database \"{}\" and run: DELETE FROM {EXTENSION}.high_water_marks WHERE node = '{by}';", settings::database()),
             ),
             Self::TwoSources => Text::new(
                 Setup,
@@ -410,7 +415,12 @@ impl Error {
                     duration(max_wait.as_micros() as u64),
                     duration(settings::max_ahead()),
                 ),
-                "The node that generated the id, or this one, has a wrong clock: check the time synchronisation (NTP) of both. Or allow ids to run ahead of the clock: ALTER SYSTEM SET snowflake_id.max_ahead = '1s'; SELECT pg_reload_conf();",
+                format!(
+                    "The node that generated the id, or this one, has a wrong clock: check the time synchronisation (NTP) of both.{}",
+                    settings::max_ahead_for(*by).map_or_else(String::new, |seconds| format!(
+                        " Or allow ids to run ahead of the clock: ALTER SYSTEM SET snowflake_id.max_ahead = '{seconds}s'; SELECT pg_reload_conf();"
+                    )),
+                ),
             ),
             Self::TimeExhausted { layout } => Text::new(
                 Time,
@@ -455,8 +465,8 @@ impl Error {
             Self::BadRange { text, layout } => Text::new(
                 Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
                 format!("invalid range of worker ids \"{text}\""),
-                format!("A range is two worker ids, the smaller first, such as 0-99; layout {} takes 0 to {}.", name(layout), layout.max(Field::Worker)),
-                "",
+                format!("A range is two worker ids, the smaller first; layout {} takes 0 to {}.", name(layout), layout.max(Field::Worker)),
+                "For example: 0-99; or 5-5 for worker id 5 alone.",
             ),
             Self::BatchNull => Text::new(
                 Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -480,7 +490,7 @@ impl Error {
                 Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
                 format!("{n} snowflake ids are more than one batch may have: {max}"),
                 "",
-                format!("Ask several times, or have a superuser allow it: SET snowflake_id.max_batch = {n};"),
+                format!("Ask several times, or have a superuser allow it: ALTER SYSTEM SET snowflake_id.max_batch = {n}; SELECT pg_reload_conf();"),
             ),
             Self::OutOfMemory { n } => Text::new(
                 Code(Sqlstate::ERRCODE_OUT_OF_MEMORY),
@@ -552,7 +562,7 @@ impl Error {
                 Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
                 format!("{id} is not a snowflake id"),
                 "Snowflake ids are never negative.",
-                "",
+                "Look where the number comes from: no node has generated it.",
             ),
             Self::FloorTooFar { id, ahead, max, layout } => Text::new(
                 Code(Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
@@ -626,7 +636,7 @@ impl Error {
                 Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
                 format!("sample is out of range: {share}"),
                 "It is the share of ids to look at: above 0, and at most 1.",
-                "",
+                "For a tenth of them: SELECT * FROM snowflake_audit('orders', 'id', sample => 0.1);",
             ),
             Self::ConvertNull => Text::new(
                 Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -638,13 +648,13 @@ impl Error {
                 Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
                 format!("lock_timeout is out of range: {lock_timeout} ms"),
                 "For so long clients may have to wait at each attempt: 1 ms to 60 s.",
-                "",
+                "Leave it out for the default, 100 ms.",
             ),
             Self::BadAttempts { attempts } => Text::new(
                 Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
                 format!("attempts is out of range: {attempts}"),
                 "At least one is made.",
-                "",
+                "Leave it out for the default, 30.",
             ),
             Self::NoMigrateExtension => Text::new(
                 Setup,
@@ -717,7 +727,7 @@ impl Error {
                 Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
                 format!("batch is out of range: {batch}"),
                 "It is a number of rows, from 1 to 1000000.",
-                "",
+                "Leave it out for the default, 1000.",
             ),
             Self::NoKeyToFollow { relation, why } => Text::new(
                 Setup,
@@ -773,7 +783,7 @@ impl From<Unusable> for Error {
     fn from(why: Unusable) -> Self {
         match why {
             Unusable::NoExtension => Self::NoNodeExtension,
-            Unusable::Changed(what) => Self::TableChanged { what },
+            Unusable::Changed(what) => Self::TableChanged { what, by_keeper: false },
         }
     }
 }
@@ -798,7 +808,7 @@ impl Keeper {
         match self {
             Self::Missing => (
                 "The background worker \"snowflake_id keeper\" has not started.".to_owned(),
-                "Try again. If it stays so, look for the worker in the server's log; it needs one of max_worker_processes.".to_owned(),
+                "Try again. If it stays so, see the server's log: with \"too many background workers\" there, raise max_worker_processes and restart the server.".to_owned(),
             ),
             Self::Writing { pid, since } => (
                 format!("The keeper has been writing this node's record since {}.", shown(Some(since))),

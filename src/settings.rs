@@ -152,7 +152,7 @@ pub(crate) fn define() {
         );
         GucRegistry::define_int_guc_with_hooks(
             c"snowflake_id.worker_id",
-            c"This node's worker id, inside every id; -1 for none, which means no ids.",
+            c"This node's worker id, inside every id; -1 for none: then snowflake_id.registry leases one.",
             c"From 0 to the greatest value of the layout's worker field, different on every node that can ever write the same keys.",
             &WORKER_ID,
             -1,
@@ -261,7 +261,7 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
         GucRegistry::define_string_guc_with_hooks(
             c"snowflake_id.database",
             c"The database in which the keeper keeps this node's record.",
-            c"The extension must exist there. The keeper stays connected to it.",
+            c"In the extension snowflake_id_node, which it creates there. The keeper stays connected to it.",
             &DATABASE,
             restart(),
             GucFlags::default(),
@@ -273,7 +273,7 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
     GucRegistry::define_int_guc(
         c"snowflake_id.reservation",
         c"How much id-time the keeper reserves at once.",
-        c"The length of a window. A crash costs this much time at most until ids flow again; while ids are generated, the record is written about twice in this time.",
+        c"The length of a window. A crash costs this much time and a quarter of it at most until ids flow again; while ids are generated, the record is written about twice in this time.",
         &RESERVATION,
         100,
         HOUR,
@@ -303,7 +303,7 @@ fn define_keepers(restart: impl Fn() -> GucContext) {
     GucRegistry::define_int_guc(
         c"snowflake_id.promotion_guard",
         c"How far beyond the clock a promoted standby begins.",
-        c"Covers what the old primary issued and did not replicate: as much as the two clocks may differ. It also applies where another node's record has this node's worker id.",
+        c"Covers what the old primary generated and did not replicate: as much as the two clocks may differ. It also applies where another node's record has this node's worker id.",
         &PROMOTION_GUARD,
         0,
         HOUR,
@@ -327,7 +327,7 @@ fn define_leases() {
         GucRegistry::define_string_guc_with_hooks(
             c"snowflake_id.registry",
             c"Where this node leases its worker id; empty where snowflake_id.worker_id sets it.",
-            c"postgres://user:password@host/database, etcd://host,host/prefix or zookeeper://host,host/path. The same on every node that can ever write the same keys, but for regions whose snowflake_id.worker_id_range do not meet.",
+            c"postgres://user@host/database?password_file=/file, etcd://host,host/prefix or zookeeper://host,host/path. The same on every node that can ever write the same keys, but for regions whose snowflake_id.worker_id_range do not meet.",
             &REGISTRY,
             GucContext::Sighup,
             // It may hold a password.
@@ -361,7 +361,7 @@ fn define_leases() {
     GucRegistry::define_int_guc(
         c"snowflake_id.heartbeat",
         c"How often the lease is renewed.",
-        c"The same on every node, and at most a third of snowflake_id.lease_duration. A node that takes a worker id which it did not have first waits for one and a half heartbeats of the others.",
+        c"The same on every node, and at most a third of snowflake_id.lease_duration. A node that takes a worker id which it did not have first waits for one and a half heartbeats of its own.",
         &HEARTBEAT,
         100,
         HOUR,
@@ -490,6 +490,13 @@ fn read(setting: &GucSetting<i32>) -> i32 {
 #[inline]
 pub(crate) fn max_ahead() -> u64 {
     read(&MAX_AHEAD) as u64 * 1000
+}
+
+/// The least `snowflake_id.max_ahead`, in whole seconds, with which an id that is `by` microseconds too
+/// far ahead could have been followed; `None` where that is more than the setting takes.
+pub(crate) fn max_ahead_for(by: u64) -> Option<u64> {
+    let seconds = max_ahead().saturating_add(by).div_ceil(1_000_000);
+    Some(seconds).filter(|&seconds| seconds <= HOUR as u64 / 1000)
 }
 
 /// How many sequence values a session claims at once.

@@ -106,7 +106,9 @@ pub(crate) fn error_of(verdict: Verdict, now: i64) -> Option<Error> {
             Ok(Error::NoExtension { database: settings::database(), why: verdict.text })
         }
         State::SchemaTaken => Ok(Error::SchemaTaken { database: settings::database() }),
-        State::TableChanged => Ok(Error::TableChanged { what: Changed::of_line(&verdict.text) }),
+        State::TableChanged => {
+            Ok(Error::TableChanged { what: Changed::of_line(&verdict.text), by_keeper: true })
+        }
         State::CannotReserve => Ok(Error::CannotReserve { why: verdict.text }),
         State::ClockBehind => Ok(Error::ClockBehindRecord { by, now }),
         State::ClockFellBehind => {

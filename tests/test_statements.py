@@ -88,6 +88,7 @@ FACTS = {
     "{}": "1",
     "= N;": "= 2;",
     "{n}": "2000000",
+    "{seconds}": "1",
     "{pid}": "0",
     "backend(pid)": "backend(0)",
     "{relation}": "orders",
@@ -102,10 +103,21 @@ FACTS = {
 STATEMENT = r"\b(?:ALTER|CREATE|DELETE|GRANT|SELECT|SET)\b[^;]*;"
 
 
+def texts_of_errors():
+    """The source of all that is said of errors."""
+    return re.search(r"fn text\(&self.*", page("src/error.rs"), re.DOTALL)[0]
+
+
+def test_each_error_has_a_hint():
+    """docs/REFERENCE.md says so; the last argument of each text is one."""
+    texts = re.findall(r"Text::new\((.*?)\n {12}\),", texts_of_errors(), re.DOTALL)
+    assert len(texts) > 50
+    assert [text for text in texts if re.search(r'""(?:\.to_owned\(\))?,?\s*$', text)] == []
+
+
 def hints():
     """The statements of all hints."""
-    source = page("src/error.rs")
-    texts = re.findall(r'"((?:[^"\\]|\\.)*)"', re.search(r"fn text\(&self.*", source, re.DOTALL)[0])
+    texts = re.findall(r'"((?:[^"\\]|\\.)*)"', texts_of_errors())
     for text in texts:
         text = text.replace('\\"', '"')
         for name, value in FACTS.items():

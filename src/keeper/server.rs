@@ -180,9 +180,13 @@ impl World for Server {
             }
             Notice::WorkerIdInUse(Conflict { record, copy }) => {
                 // Where it is, is for the log only: not everybody may know that.
-                let by = format!("{} ({}:{})", record.node, record.host, record.data_directory);
-                Error::WorkerIdInUse { by, copy, updated_at: record.updated_at }
-                    .report(PgLogLevel::WARNING, "snowflake_id: ");
+                Error::WorkerIdInUse {
+                    by: record.node.to_string(),
+                    place: format!("{}:{}", record.host, record.data_directory),
+                    copy,
+                    updated_at: record.updated_at,
+                }
+                .report(PgLogLevel::WARNING, "snowflake_id: ");
             }
             Notice::WorkerIdLost { to, same } => {
                 Error::WorkerIdLost { to, same }.report(PgLogLevel::WARNING, "snowflake_id: ");

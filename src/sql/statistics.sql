@@ -110,7 +110,7 @@ COMMENT ON COLUMN pg_stat_snowflake.window_time IS 'how long writing their recor
 COMMENT ON COLUMN pg_stat_snowflake.lease_renewals IS 'heartbeats that the registry has answered';
 COMMENT ON COLUMN pg_stat_snowflake.lease_failures IS 'calls to the registry that failed';
 COMMENT ON COLUMN pg_stat_snowflake.worker_id_changes IS 'changes of the worker id while the server ran';
-COMMENT ON COLUMN pg_stat_snowflake.samples IS 'ids sampled for snowflake_samples, see snowflake_id.sample_rate';
+COMMENT ON COLUMN pg_stat_snowflake.samples IS 'ids sampled for snowflake_id_node.samples, see snowflake_id.sample_rate';
 COMMENT ON COLUMN pg_stat_snowflake.samples_dropped IS 'of these, how many were not written down';
 COMMENT ON COLUMN pg_stat_snowflake.ids_per_second IS 'ids generated per second, over the last second or so; null if the keeper does not measure it';
 COMMENT ON COLUMN pg_stat_snowflake.ceiling IS 'ids per second that the layout can hold';

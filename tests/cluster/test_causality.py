@@ -5,6 +5,7 @@ import time
 
 import psycopg
 import pytest
+from clients import eventually
 from nodes import configure, next_id, seconds
 from psycopg import errors
 from throwaway import FakeClock
@@ -86,6 +87,23 @@ def test_a_window_is_made_as_far_as_it_must(behind, connect):
     with pytest.raises(errors.SystemError, match=AHEAD.format(far)):
         child.execute(AFTER, [far])
     assert 49 < seconds(next_id(child)) - now < 52
+
+
+def test_the_hint_lets_ids_run_as_far_ahead_as_it_takes(behind):
+    """What it names is enough; for an id that no setting reaches, it names none."""
+    parent, child = behind(3.5, max_ahead="1s")
+    with pytest.raises(errors.SystemError) as refused:
+        child.execute(AFTER, [next_id(parent)])
+    statements = refused.value.diag.message_hint.split("the clock: ")[1]
+    assert statements == "ALTER SYSTEM SET snowflake_id.max_ahead = '4s'; SELECT pg_reload_conf();"
+    for statement in statements.split("; "):
+        child.execute(statement)
+    eventually(lambda: child.execute("SHOW snowflake_id.max_ahead").fetchone() == ("4s",))
+    assert child.execute(AFTER, [next_id(parent)]).fetchone() is not None
+    far = child.execute("SELECT snowflake_encode(clock_timestamp() + interval '61 min', 2, 0)").fetchone()[0]
+    with pytest.raises(errors.SystemError) as refused:
+        child.execute(AFTER, [far])
+    assert refused.value.diag.message_hint.endswith("check the time synchronisation (NTP) of both.")
 
 
 def test_it_waits_as_long_as_may_be_waited(behind, connect):

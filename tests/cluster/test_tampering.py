@@ -154,7 +154,11 @@ CHANGES = {
 }
 
 
-def changes(table, **columns):
+# Ids are asked for in any database; the statement is for the keeper's.
+IN_THE_KEEPERS = ', connect to database "postgres" and run'
+
+
+def changes(table, where="", **columns):
     """The same for one table: the statement, what an error must say, and what undoes it."""
     for name, parts in CHANGES.items():
         change, what, undo, run = (part and part.format(table=table, **columns) for part in parts)
@@ -162,7 +166,7 @@ def changes(table, **columns):
             "sqlstate": "55000",
             "message_primary": f"table {table} is not as its extension has made it",
             "message_detail": what if "unlogged" in what else f"{what} {MAY_RUN}",
-            "message_hint": f"If nobody needs it: {undo}",
+            "message_hint": f"If nobody needs it{where}: {undo}",
         }
         yield pytest.param(change, expected, run or undo, id=name)
 
@@ -208,7 +212,7 @@ def stops(connection):
 
 @pytest.mark.parametrize(
     ("change", "expected", "undo"),
-    list(changes(MARKS, number="reserved_until", plain="reserved_until", last="drained", type="boolean")),
+    list(changes(MARKS, IN_THE_KEEPERS, number="reserved_until", plain="reserved_until", last="drained", type="boolean")),
 )
 def test_the_keeper_runs_nothing_of_others(node, connect, change, expected, undo):
     """Ids are refused with what is the matter, in the status as well, until the hint's statement was run."""
@@ -243,7 +247,7 @@ def test_a_table_of_others_in_its_place(node, connect):
         "sqlstate": "55000",
         "message_primary": f"table {MARKS} is not as its extension has made it",
         "message_detail": "It is missing, or not the extension's.",
-        "message_hint": f"If nobody needs it: DROP TABLE IF EXISTS {MARKS}; DROP EXTENSION snowflake_id_node;",
+        "message_hint": f"If nobody needs it{IN_THE_KEEPERS}: DROP TABLE IF EXISTS {MARKS}; DROP EXTENSION snowflake_id_node;",
     }
     with connection.transaction():
         connection.execute(f"ALTER EXTENSION snowflake_id_node DROP TABLE {MARKS}")
@@ -289,7 +293,7 @@ def test_a_table_that_a_crash_empties(start_server, connect):
             assert diag.sqlstate == "55000"
             assert diag.message_primary == f"table {MARKS} is not as its extension has made it"
             assert diag.message_detail == "It is unlogged: a crash would empty it, or has."
-            assert diag.message_hint == f"If nobody needs it: {logged}"
+            assert diag.message_hint == f"If nobody needs it{IN_THE_KEEPERS}: {logged}"
             assert status(connection).state == "table_changed"
             if end:
                 end()

@@ -245,6 +245,11 @@ mod tests {
         for (text, complaint) in [
             ("secret", "an address begins with postgres://, etcd:// or zookeeper://"),
             ("consul://secret", "the known registries are postgres://, etcd:// and zookeeper://"),
+            ("postgres://a:secret@host", "it ends with a database, for example /ids"),
+            (
+                "postgres://a:secret@one,two/?sslmode=disable",
+                "it ends with a database, for example /ids",
+            ),
             ("etcd://a:secret@host", "it ends with a path, for example /snowflake"),
             ("etcd://a:secret@host/a//b", "it ends with a path, for example /snowflake"),
             ("etcd://a:secret@host/../b", "it ends with a path, for example /snowflake"),

@@ -79,6 +79,10 @@ impl PostgresAddress {
         let (scheme, rest) = base.split_once("://").ok_or("it has no scheme")?;
         refuse_half_a_password(rest)?;
         let (authority, database) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if database.trim_end_matches('/').is_empty() {
+            // The server would take the user's name for it.
+            return Err("it ends with a database, for example /ids".to_owned());
+        }
         let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
         let server = |host| Server::parse(&format!("{scheme}://{user}{host}{database}"));
         let servers: Vec<_> = hosts.split(',').map(server).collect::<Result<_, _>>()?;
