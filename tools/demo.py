@@ -101,7 +101,7 @@ def tour():
             f"{installation.version}\n"
             f"data and socket: {server.directory}\n"
             "shared_preload_libraries = 'snowflake_id'\n"
-            "snowflake_id.worker_id = 1        # this node's number, no other node's"
+            "snowflake_id.worker_id = 1        # this node's alone"
         )
         show(tour, server)
     farewell(installation.pg_config)
@@ -194,7 +194,7 @@ WHERE {where};""")
 
     tour.step(
         "When something is wrong",
-        """It is said what, and what is allowed instead. A node's number that does not fit into
+        """It is said what, and what is allowed instead. A worker id that does not fit into
         a key, for example, is refused when it is set, not when keys have gone wrong:""",
     )
     tour.sql("ALTER SYSTEM SET snowflake_id.worker_id = 5000;", fails=True)
