@@ -92,8 +92,11 @@ pub(crate) enum Error {
     InTheWay { relation: String, attempts: i32, lock_timeout: i64, who: Vec<String> },
     NotConverted { relation: String },
     ChangedSince { relation: String, column: String },
+    SequenceOfAnother { sequence: String, its_owner: String, owner: String },
+    OldSnapshot,
     BackfillNull,
     BadBatch { batch: i32 },
+    NoDefault { relation: String, column: String },
     NoKeyToFollow { relation: String, why: &'static str },
     BadText { form: TextForm, text: String, why: TextError },
 }
@@ -717,6 +720,18 @@ impl Error {
                 "The way back is from a default that generates ids.",
                 "If that has been taken back by hand, set the default to snowflake_nextval() once more, and then: SELECT * FROM snowflake_revert(...);",
             ),
+            Self::SequenceOfAnother { sequence, its_owner, owner } => Text::new(
+                Code(Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE),
+                format!("sequence {sequence} belongs to role {its_owner}, and its table to {owner}"),
+                "A sealed sequence does not follow its table to another owner.",
+                format!("ALTER SEQUENCE {sequence} OWNER TO {};", pgrx::spi::quote_identifier(owner)),
+            ),
+            Self::OldSnapshot => Text::new(
+                Code(Sqlstate::ERRCODE_ACTIVE_SQL_TRANSACTION),
+                "tables are converted in transactions of isolation level READ COMMITTED only",
+                "This one does not see what others have changed since it began.",
+                "BEGIN ISOLATION LEVEL READ COMMITTED;",
+            ),
             Self::BackfillNull => Text::new(
                 Code(Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED),
                 "relation, column_name and batch must not be null",
@@ -728,6 +743,12 @@ impl Error {
                 format!("batch is out of range: {batch}"),
                 "It is a number of rows, from 1 to 1000000.",
                 "Leave it out for the default, 1000.",
+            ),
+            Self::NoDefault { relation, column } => Text::new(
+                Setup,
+                format!("column {column} of {relation} has no default to be filled with"),
+                "",
+                format!("ALTER TABLE {relation} ALTER COLUMN {column} SET DEFAULT snowflake_nextval(); or name a value."),
             ),
             Self::NoKeyToFollow { relation, why } => Text::new(
                 Setup,

@@ -22,7 +22,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::{self, OwnedPreparedStatement};
 use snowflake_core::{Clock, Layout};
-use snowflake_migration::{Facts, Sequence, Severity, Step, plan};
+use snowflake_migration::{Facts, SEALED_FROM, SEALED_TO, Sequence, Severity, Step, plan};
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
@@ -71,71 +71,99 @@ pub(crate) fn planned(
     column: Option<&CStr>,
 ) -> Result<Vec<Step>, spi::Error> {
     let catalogs = Catalogs::prepare(PLANNED)?;
-    let mut facts = catalogs.facts(relation, column, None)?;
+    let request = Request { relation, column, lock_timeout: PLANNED, attempts: 1, accept: vec![] };
+    let mut facts = look(&request, || catalogs.facts(relation, column, None))?;
     // The keys are read, and somebody may have locked them.
     match subtransaction(|| read_values(&mut facts)) {
         Ok(done) => done?,
         Err(error) if !is_locked(&error) => error.rethrow(),
-        Err(_) => {
-            let (who, relation) = (in_the_way(&targets(&facts), false)?, facts.relation.name);
-            Error::InTheWay { relation, attempts: 1, lock_timeout: PLANNED, who }.raise();
-        }
+        Err(_) => in_the_way_of(&request, in_the_way(&targets(&facts), false)?),
     }
     Ok(plan(&facts, &milliseconds(PLANNED)))
 }
 
 /// Converts: one transaction, the caller's.
 pub(crate) fn convert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
-    if status::in_recovery() {
-        Error::Standby.raise();
-    }
     let Request { relation, column, lock_timeout, .. } = *request;
-    let catalogs = Catalogs::prepare(lock_timeout)?;
+    let catalogs = begin(request)?;
     let lock_timeout = milliseconds(lock_timeout);
     // That ids flow, is seen by one.
     let id = generator().and_then(Generator::next).ok();
-    let first = catalogs.facts(relation, column, id)?;
+    let first = look(request, || catalogs.facts(relation, column, id))?;
     check(&plan(&first, &lock_timeout), &first, &request.accept);
-    retry(request, &first, || {
-        // The greatest key, before anybody has to wait for it to be found.
-        let mut facts = first.clone();
-        let mut facts = undone(|| read_values(&mut facts).map(|()| facts))?;
-        check(&plan(&facts, &lock_timeout), &facts, &request.accept);
-        let locks = snowflake_migration::locks(&facts, &lock_timeout);
-        let mut ran = run(&locks)?;
-        lock_sequences(&facts);
-        // As it is now that nobody else can change it.
-        facts = catalogs.facts_again(relation, column, &facts)?;
-        let steps = plan(&facts, &lock_timeout);
-        check(&steps, &facts, &request.accept);
-        let rest = statements(&steps).skip(locks.len()).cloned().collect::<Vec<_>>();
-        ran.extend(run(&rest)?);
-        keep(&facts)?;
-        Ok(ran)
+    retry(request, &targets(&first), || {
+        as_owner(&first, || {
+            // The greatest key, before anybody has to wait for it to be found.
+            let mut facts = first.clone();
+            let mut facts = undone(|| read_values(&mut facts).map(|()| facts))?;
+            check(&plan(&facts, &lock_timeout), &facts, &request.accept);
+            let mut ran = run(&snowflake_migration::locks(&facts, &lock_timeout))?;
+            lock_sequences(&facts);
+            // As it is now that nobody else can change it.
+            facts = catalogs.facts_again(relation, column, &facts)?;
+            let steps = plan(&facts, &lock_timeout);
+            check(&steps, &facts, &request.accept);
+            ran.extend(run(&behind_locks(&steps, &facts))?);
+            keep(&facts)?;
+            Ok(ran)
+        })
     })
 }
 
 /// Takes a conversion back.
 pub(crate) fn revert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
-    end(request, snowflake_migration::revert)
+    end(request, |catalogs, kept| {
+        let lock_timeout = milliseconds(request.lock_timeout);
+        let mut ran = run(&snowflake_migration::locks(&kept.now(catalogs)?, &lock_timeout))?;
+        // As it is now that nobody else can change it.
+        let before = kept.now(catalogs)?;
+        let steps = snowflake_migration::revert(&before, &lock_timeout);
+        ran.extend(run(&behind_locks(&steps, &before))?);
+        Ok(ran)
+    })
 }
 
 /// Drops what only the way back needs.
 pub(crate) fn finish(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
-    end(request, snowflake_migration::finish)
+    end(request, |catalogs, kept| {
+        let lock_timeout = milliseconds(request.lock_timeout);
+        run(&snowflake_migration::finish(&kept.now(catalogs)?, &lock_timeout))
+    })
 }
 
-/// Ends a conversion by the steps for what was there before it: then there is no way back any more.
+/// Ends a conversion: then there is no way back any more. Who ends it, too, waits for the end of this one, and
+/// then finds none.
 fn end(
     request: &Request<'_>,
-    steps: impl Fn(&Facts, &str) -> Vec<Step>,
+    work: impl Fn(&Catalogs, &Kept<'_>) -> Result<Vec<Ran>, spi::Error>,
 ) -> Result<Vec<Ran>, spi::Error> {
-    let (before, column) = kept(request)?;
-    retry(request, &before, || {
-        let ran = run(&steps(&before, &milliseconds(request.lock_timeout)))?;
-        forget(request.relation, &column)?;
-        Ok(ran)
+    let catalogs = begin(request)?;
+    let before = look(request, || kept(&catalogs, request)?.now(&catalogs))?;
+    retry(request, &targets(&before), || {
+        let kept = kept(&catalogs, request)?;
+        as_owner(&before, || {
+            kept.forget()?;
+            work(&catalogs, &kept)
+        })
     })
+}
+
+/// What changes tables begins with.
+fn begin(request: &Request<'_>) -> Result<Catalogs, spi::Error> {
+    if status::in_recovery() {
+        Error::Standby.raise();
+    }
+    // SAFETY: reads what belongs to this process.
+    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+        Error::OldSnapshot.raise();
+    }
+    Catalogs::prepare(request.lock_timeout)
+}
+
+/// The steps of a plan behind those that take the locks.
+fn behind_locks(steps: &[Step], facts: &Facts) -> Vec<Step> {
+    let locks = snowflake_migration::locks(facts, "").len();
+    statements(steps).skip(locks).cloned().collect()
 }
 
 fn statements(steps: &[Step]) -> impl Iterator<Item = &Step> {
@@ -213,21 +241,36 @@ fn lock_sequences(facts: &Facts) {
 /// them. What an attempt has done, is undone with it, and so are its locks.
 fn retry<T>(
     request: &Request<'_>,
-    facts: &Facts,
+    targets: &[pg_sys::Oid],
     work: impl Fn() -> Result<T, spi::Error>,
 ) -> Result<T, spi::Error> {
-    let targets = targets(facts);
+    attempts(request, targets, true, work)
+}
+
+/// Reads what is known of the table, whose catalog entries somebody may have locked.
+fn look<T>(
+    request: &Request<'_>,
+    work: impl Fn() -> Result<T, spi::Error>,
+) -> Result<T, spi::Error> {
+    attempts(request, &[request.relation], false, work)
+}
+
+fn attempts<T>(
+    request: &Request<'_>,
+    targets: &[pg_sys::Oid],
+    takes_locks: bool,
+    work: impl Fn() -> Result<T, spi::Error>,
+) -> Result<T, spi::Error> {
     let mut last = Vec::new();
     for attempt in 1..=request.attempts {
         // Who has had a lock for long is likely to keep it: nobody shall wait behind us for him.
-        let old = in_the_way(&targets, true)?;
+        let old = if takes_locks { in_the_way(targets, true)? } else { Vec::new() };
         if old.is_empty() {
-            // Its settings end with what is done as the owner: all of it is, as one.
-            match subtransaction(|| as_owner(facts, &work)) {
+            match subtransaction(&work) {
                 Ok(done) => return done,
                 Err(error) if !is_locked(&error) => error.rethrow(),
                 Err(_) => {
-                    let now = in_the_way(&targets, false)?;
+                    let now = in_the_way(targets, false)?;
                     last = if now.is_empty() { last } else { now };
                 }
             }
@@ -238,9 +281,21 @@ fn retry<T>(
             rest(request.lock_timeout, attempt);
         }
     }
-    let &Request { attempts, lock_timeout, .. } = request;
-    let relation = facts.relation.name.clone();
-    Error::InTheWay { relation, attempts, lock_timeout, who: last }.raise()
+    in_the_way_of(request, last)
+}
+
+fn in_the_way_of(request: &Request<'_>, who: Vec<String>) -> ! {
+    let &Request { relation, attempts, lock_timeout, .. } = request;
+    Error::InTheWay { relation: name_of(relation), attempts, lock_timeout, who }.raise()
+}
+
+/// The name of a relation, which somebody may have locked.
+fn name_of(relation: pg_sys::Oid) -> String {
+    let name = Spi::connect(|client| {
+        let rows = client.select("SELECT $1::regclass::text", Some(1), &[relation.into()])?;
+        rows.map(|row| row.get::<Text>(1)).next().transpose()
+    });
+    name.ok().flatten().flatten().map_or_else(String::new, |name| name.0)
 }
 
 /// Whether somebody else has the lock.
@@ -326,6 +381,8 @@ fn in_the_way(targets: &[pg_sys::Oid], old: bool) -> Result<Vec<String>, spi::Er
            AND (NOT $2 OR l.pid IS NULL OR a.xact_start < clock_timestamp() - interval '{OLD}')"
     );
     Spi::connect(|client| {
+        // Else what sessions do, is for the whole transaction what they did when it was first asked.
+        client.select("SELECT pg_stat_clear_snapshot()", None, &[])?;
         let rows = client.select(&query, None, &[targets.to_vec().into(), old.into()])?;
         rows.map(|row| row.get::<Text>(1).map(|text| text.map_or_else(String::new, |text| text.0)))
             .collect()
@@ -372,9 +429,11 @@ impl Catalogs {
         let json = json.flatten().map_or_else(String::new, |json| json.0);
         let facts = serde_json::from_str::<Facts>(&json);
         let facts = facts.unwrap_or_else(|error| error!("snowflake_id: {error}"));
+        let mut facts = facts;
         if facts.relation.oid == 0 {
             Error::NoRelation { oid: relation }.raise();
         }
+        needed_for_other_ways_back(&mut facts)?;
         Ok(facts)
     }
 
@@ -526,6 +585,33 @@ fn as_keeper<T>(
     unsafe { as_role(owner, true, || work(&table)) }
 }
 
+/// A sequence that another conversion needs for its way back, is not sealed: it is among its other users.
+fn needed_for_other_ways_back(facts: &mut Facts) -> Result<(), spi::Error> {
+    let Some(column) = facts.column.as_ref().filter(|_| !facts.sequences.is_empty()) else {
+        return Ok(());
+    };
+    let (relation, column) = (pg_sys::Oid::from_u32(facts.relation.oid), column.name.clone());
+    as_keeper(pg_sys::AccessShareLock, |table| {
+        let query = format!(
+            "SELECT c.relation::text || '.' || c.column_name || ', once that is taken back'
+             FROM ONLY {table} c JOIN pg_class r ON r.oid = c.relation
+             WHERE (c.relation <> $1 OR c.column_name <> $2)
+                 AND EXISTS (SELECT FROM jsonb_array_elements(c.before->'sequences') s WHERE s->>'name' = $3)
+             ORDER BY 1"
+        );
+        Spi::connect(|client| {
+            for sequence in &mut facts.sequences {
+                let name = Text(sequence.name.clone());
+                let values = [relation.into(), Text(column.clone()).into(), name.into()];
+                for row in client.select(&query, None, &values)? {
+                    sequence.other_defaults.extend(row.get::<Text>(1)?.map(|text| text.0));
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
 /// Keeps what the way back needs.
 fn keep(facts: &Facts) -> Result<(), spi::Error> {
     let Some(column) = &facts.column else { return Ok(()) };
@@ -554,16 +640,25 @@ fn keep(facts: &Facts) -> Result<(), spi::Error> {
     })
 }
 
-/// What is kept of a conversion, and of which column; an error where there is none, or where it was changed
-/// since.
-fn kept(request: &Request<'_>) -> Result<(Facts, String), spi::Error> {
+/// What is kept of a conversion.
+struct Kept<'a> {
+    request: &'a Request<'a>,
+    /// Its column, as it is written in a statement.
+    column: String,
+    before: Facts,
+    /// The same as it is kept.
+    json: String,
+}
+
+/// What is kept of a conversion; an error where there is none, or where the default was changed since.
+fn kept<'a>(catalogs: &Catalogs, request: &'a Request<'a>) -> Result<Kept<'a>, spi::Error> {
     let Request { relation, column, .. } = *request;
-    let now = Catalogs::prepare(request.lock_timeout)?.facts(relation, column, None)?;
+    let now = catalogs.facts(relation, column, None)?;
     let name = now.relation.name.clone();
     if !now.relation.may_act {
         Error::MayNotConvert { relation: name }.raise();
     }
-    let Some(column) = now.column.clone() else { Error::NotConverted { relation: name }.raise() };
+    let Some(column) = now.column else { Error::NotConverted { relation: name }.raise() };
     let json = as_keeper(pg_sys::AccessShareLock, |table| {
         Spi::connect(|client| {
             let query = format!(
@@ -574,33 +669,93 @@ fn kept(request: &Request<'_>) -> Result<(Facts, String), spi::Error> {
             rows.map(|row| row.get::<Text>(1)).next().transpose()
         })
     })?;
-    let Some(json) = json.flatten() else { Error::NotConverted { relation: name }.raise() };
-    let before = serde_json::from_str::<Facts>(&json.0);
-    let mut before = before.unwrap_or_else(|error| error!("snowflake_id: {error}"));
+    let Some(Text(json)) = json.flatten() else { Error::NotConverted { relation: name }.raise() };
     if !now.is_converted {
         Error::ChangedSince { relation: name, column: column.name }.raise();
     }
-    // The table may have been restored from a dump since, or renamed.
-    before.tables.retain(|table| !table.name.is_empty());
-    let old = std::mem::replace(&mut before.relation, now.relation).name;
-    for table in before.tables.iter_mut().filter(|table| table.name == old) {
-        let known = format!("{old}.{}", table.column);
-        for sequence in &mut before.sequences {
-            if sequence.owned_by.as_ref() == Some(&known) {
-                sequence.owned_by = Some(format!("{name}.{}", table.column));
-            }
-        }
-        (table.name, table.oid) = (name.clone(), before.relation.oid);
-    }
-    Ok((before, column.name))
+    let before = serde_json::from_str::<Facts>(&json);
+    let before = before.unwrap_or_else(|error| error!("snowflake_id: {error}"));
+    Ok(Kept { request, column: column.name, before, json })
 }
 
-fn forget(relation: pg_sys::Oid, column: &str) -> Result<(), spi::Error> {
-    let values = [relation.into(), Text(column.to_owned()).into()];
-    as_keeper(pg_sys::RowExclusiveLock, |table| {
-        let delete = format!("DELETE FROM ONLY {table} WHERE relation = $1 AND column_name = $2");
-        Spi::connect_mut(|client| client.update(&delete, None, &values).map(drop))
-    })
+impl Kept<'_> {
+    /// What was before, of what is there now.
+    fn now(&self, catalogs: &Catalogs) -> Result<Facts, spi::Error> {
+        let &Request { relation, column, .. } = self.request;
+        let now = catalogs.read(relation, column, false)?;
+        if !now.is_converted {
+            let (relation, column) = (now.relation.name, self.column.clone());
+            Error::ChangedSince { relation, column }.raise();
+        }
+        let mut before = snowflake_migration::since(self.before.clone(), now);
+        // What is no sealed sequence any more, is used by others.
+        let mut sequences = Vec::new();
+        for sequence in std::mem::take(&mut before.sequences) {
+            sequences.extend(sequence_since(sequence, &before.relation.owner)?);
+        }
+        Ok(Facts { sequences, ..before })
+    }
+
+    /// Its end, in which others cannot have been before.
+    fn forget(&self) -> Result<(), spi::Error> {
+        let Request { relation, .. } = *self.request;
+        let (column, json) = (Text(self.column.clone()), Text(self.json.clone()));
+        let forgotten = as_keeper(pg_sys::RowExclusiveLock, |table| {
+            let delete = format!(
+                "DELETE FROM ONLY {table} WHERE relation = $1 AND column_name = $2 AND before = $3::jsonb"
+            );
+            let values = [relation.into(), column.into(), json.into()];
+            Spi::connect_mut(|client| client.update(&delete, None, &values).map(|rows| rows.len()))
+        })?;
+        if forgotten == 0 {
+            Error::NotConverted { relation: name_of(relation) }.raise();
+        }
+        Ok(())
+    }
+}
+
+/// What has become of a sequence since its table was converted; `None` where it is in use again.
+fn sequence_since(mut sequence: Sequence, owner: &str) -> Result<Option<Sequence>, spi::Error> {
+    let query = "SELECT CASE WHEN n.oid IS NULL THEN 'gone' WHEN q.seqmin = $2 AND q.seqmax = $3 THEN 'sealed' ELSE 'used' END,
+             pg_get_userbyid(s.relowner)::text,
+             EXISTS (SELECT FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
+                 AND a.attrelid::regclass::text || '.' || quote_ident(a.attname) = $4),
+             ARRAY(SELECT g FROM unnest($5) AS g WHERE g = 'PUBLIC' OR to_regrole(g) IS NOT NULL)
+         FROM (SELECT to_regclass($1) AS oid) AS n
+         LEFT JOIN pg_class s ON s.oid = n.oid
+         LEFT JOIN pg_sequence q ON q.seqrelid = n.oid";
+    const WITH_GRANT: &str = " WITH GRANT OPTION";
+    let role = |role: &str| role.trim_end_matches(WITH_GRANT).to_owned();
+    let roles = sequence.grants.iter().map(|(_, to)| Text(role(to))).collect::<Vec<_>>();
+    let values = [
+        Text(sequence.name.clone()).into(),
+        SEALED_FROM.into(),
+        SEALED_TO.into(),
+        sequence.owned_by.clone().map(Text).into(),
+        roles.into(),
+    ];
+    let (state, its_owner, has_column, roles) = Spi::connect(|client| {
+        let row = client.select(query, Some(1), &values)?.first();
+        let text =
+            |at| row.get::<Text>(at).map(|text| text.map_or_else(String::new, |text| text.0));
+        let roles = row.get::<Vec<Text>>(4)?.unwrap_or_default();
+        Ok::<_, spi::Error>((text(1)?, text(2)?, row.get::<bool>(3)?.unwrap_or(false), roles))
+    })?;
+    // What was given to somebody who is no more, cannot be given again.
+    sequence.grants.retain(|(_, to)| roles.iter().any(|known| known.0 == role(to)));
+    if sequence.is_identity || !sequence.is_sealed() {
+        return Ok(Some(sequence));
+    }
+    if state == "used" {
+        return Ok(None);
+    }
+    sequence.is_gone = state == "gone";
+    if !sequence.is_gone && its_owner != owner {
+        let (sequence, owner) = (sequence.name, owner.to_owned());
+        Error::SequenceOfAnother { sequence, its_owner, owner }.raise();
+    }
+    sequence.owned_by = sequence.owned_by.filter(|_| has_column);
+    Ok(Some(sequence))
 }
 
 /// Some rows of a table, whose column is to be filled.
@@ -626,14 +781,21 @@ struct Along {
     texts: String,
     first: String,
     second: String,
+    /// Whether the column has a default, or there is none of that name.
+    has_default: bool,
 }
 
 /// Fills a batch. Where the next one begins, if there is more, and how many rows have been filled. A batch
 /// is so many rows, filled or not: so each is short, also where it is done once more.
 pub(crate) fn backfill(batch: Batch<'_>) -> Result<(Option<Verbatim>, i64), spi::Error> {
     let Batch { relation, value, condition, rows, after, .. } = batch;
-    let Along { table, column, keys, texts, first, second } = along(relation, batch.column)?;
-    let value = value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("({value})"));
+    let Along { table, column, keys, texts, first, second, has_default } =
+        along(relation, batch.column)?;
+    if value.is_none() && !has_default {
+        Error::NoDefault { relation: table, column }.raise();
+    }
+    // On lines of their own, as they may end with a comment.
+    let value = value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("(\n{value}\n)"));
     let condition = condition.unwrap_or_else(|| format!("{column} IS NULL"));
     let begin = if after.is_some() { format!("({keys}) > ({first})") } else { "true".to_owned() };
     as_owner_of(relation, &table, || {
@@ -643,13 +805,22 @@ pub(crate) fn backfill(batch: Batch<'_>) -> Result<(Option<Verbatim>, i64), spi:
                  ORDER BY {keys} LIMIT 1 OFFSET $2"
             ));
             let values = [after.clone().into(), i64::from(rows - 1).into()];
-            let found = client.select(last.as_c_str(), Some(1), &values)?;
-            let next = found.map(|row| row.get::<Verbatim>(1)).next().transpose()?.flatten();
+            // As texts that are read as the same keys, whatever the session has them look like.
+            let next = with_own_settings(|| {
+                client.update(
+                    "SET LOCAL extra_float_digits = 3; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres",
+                    None,
+                    &[],
+                )?;
+                let found = client.select(last.as_c_str(), Some(1), &values)?;
+                found.map(|row| row.get::<Verbatim>(1)).next().transpose()
+            })?;
+            let next = next.flatten();
             let end =
                 if next.is_some() { format!("({keys}) <= ({second})") } else { "true".to_owned() };
             let update = encoding::to_server(&format!(
                 "UPDATE {table} SET {column} = {value}
-                 WHERE {begin} AND {end} AND ({condition})"
+                 WHERE {begin} AND {end} AND (\n{condition}\n)"
             ));
             let filled =
                 client.update(update.as_c_str(), None, &[after.into(), next.clone().into()])?.len();
@@ -666,7 +837,11 @@ fn along(relation: pg_sys::Oid, column: &CStr) -> Result<Along, spi::Error> {
              string_agg(quote_ident(a.attname) || '::text', ', ' ORDER BY k.place),
              string_agg(format('(($1::text[])[%s])::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place),
              string_agg(format('(($2::text[])[%s])::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place),
-             coalesce(bool_and(t.typtype = 'e' OR coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace), true)
+             coalesce(bool_and(t.typtype = 'e' OR coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace), true),
+             coalesce(bool_or(a.attname = $2), false),
+             coalesce((SELECT f.atthasdef OR f.attidentity <> '' OR d.typdefault IS NOT NULL
+                 FROM pg_attribute f JOIN pg_type d ON d.oid = f.atttypid
+                 WHERE f.attrelid = c.oid AND f.attname = $2), true)
          FROM pg_class c
          LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
          LEFT JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) ON k.place <= i.indnkeyatts
@@ -688,16 +863,23 @@ fn along(relation: pg_sys::Oid, column: &CStr) -> Result<Along, spi::Error> {
             texts: text(4)?,
             first: text(5)?,
             second: text(6)?,
+            has_default: row.get::<bool>(9)?.unwrap_or(false),
         };
-        Ok(Some((along, row.get::<bool>(7)?.unwrap_or(false))))
+        let is = |at| row.get::<bool>(at).map(|is| is.unwrap_or(false));
+        Ok(Some((along, is(7)?, is(8)?)))
     })?;
-    let Some((along, is_known)) = found else { Error::NoRelation { oid: relation }.raise() };
+    let Some((along, is_known, is_filled)) = found else {
+        Error::NoRelation { oid: relation }.raise()
+    };
     let refuse = |why| Error::NoKeyToFollow { relation: along.table.clone(), why }.raise();
     if along.keys.is_empty() {
         refuse("It has no primary key.");
     }
     if !is_known {
         refuse("A column of its primary key is of a type that PostgreSQL does not bring itself.");
+    }
+    if is_filled {
+        refuse("The column to fill is part of it: rows that are filled would come again.");
     }
     Ok(along)
 }

@@ -84,6 +84,7 @@ def test_the_role_that_monitors(start_server):
 
 # What stands for a name or a number in src/error.rs, as it is in a message.
 FACTS = {
+    "{sequence} OWNER TO {}": "orders_id_seq OWNER TO postgres",
     "DATABASE {}": "DATABASE shop",
     "{}": "1",
     "= N;": "= 2;",

@@ -14,6 +14,12 @@ generator AS (
     JOIN pg_proc p ON p.oid = d.objid AND p.proname = 'snowflake_nextval' AND p.pronargs = 0
     WHERE e.extname = 'snowflake_id'
 ),
+-- Types that have no room for an id.
+narrow AS (
+    SELECT n.type::oid AS type FROM unnest(ARRAY['int4', 'int2']::regtype[]) AS n(type)
+    UNION
+    SELECT t.oid FROM narrow n JOIN pg_type t ON t.typtype = 'd' AND t.typbasetype = n.type
+),
 -- Columns that have numbers by themselves, where none is named.
 numbered AS (
     SELECT a.attname FROM pg_attribute a
@@ -45,8 +51,17 @@ tables AS (
     JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped AND a.attname = (SELECT attname FROM key)
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated = ''
 ),
+-- Columns that have its values, by foreign keys to it and to one another.
+holders AS (
+    SELECT t.oid AS relid, t.attnum FROM tables t
+    UNION
+    SELECT f.conrelid, u.mine FROM holders h
+    JOIN pg_constraint f ON f.contype = 'f' AND f.confrelid = h.relid
+    CROSS JOIN LATERAL unnest(f.conkey, f.confkey) AS u(mine, theirs)
+    WHERE u.theirs = h.attnum
+),
 owned AS (
-    SELECT d.objid AS sequence, t.oid AS relid, d.deptype, t.name || '.' || quote_ident(t.attname) AS owned_by
+    SELECT d.objid AS sequence, t.oid AS relid, d.deptype
     FROM tables t
     JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
         AND d.refobjid = t.oid AND d.refobjsubid = t.attnum AND d.deptype IN ('a', 'i')
@@ -118,7 +133,10 @@ SELECT jsonb_build_object(
         'name', s.oid::regclass::text, 'literal', quote_literal(s.oid::regclass::text), 'oid', s.oid::bigint,
         'owner', pg_get_userbyid(c.relowner),
         'is_identity', EXISTS (SELECT FROM owned o WHERE o.sequence = s.oid AND o.deptype = 'i'),
-        'owned_by', (SELECT o.owned_by FROM owned o WHERE o.sequence = s.oid),
+        'owned_by', (SELECT a.attrelid::regclass::text || '.' || quote_ident(a.attname)
+            FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+            WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                AND d.objid = s.oid AND d.deptype IN ('a', 'i')),
         'type_name', format_type(q.seqtypid, NULL), 'start', q.seqstart, 'increment', q.seqincrement,
         'min', q.seqmin, 'max', q.seqmax, 'cache', q.seqcache, 'cycles', q.seqcycle,
         'comment', quote_literal(obj_description(s.oid, 'pg_class')),
@@ -160,16 +178,42 @@ SELECT jsonb_build_object(
     'partitioned_by_key', (SELECT coalesce(jsonb_agg(t.name ORDER BY t.place), '[]')
         FROM tables t JOIN pg_partitioned_table p ON p.partrelid = t.oid
         WHERE p.partstrat <> 'h' AND t.attnum = ANY (p.partattrs::int2[])),
-    'narrow_references', (SELECT coalesce(jsonb_agg(DISTINCT f.conrelid::regclass::text || '.' || quote_ident(a.attname)), '[]')
-        FROM pg_constraint f
-        JOIN tables t ON t.oid = f.confrelid
+    'narrow_references', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_array(
+            f.conrelid::regclass::text || '.' || quote_ident(a.attname),
+            f.confrelid::regclass::text || '.' || quote_ident(k.attname))), '[]')
+        FROM holders h
+        JOIN pg_constraint f ON f.contype = 'f' AND f.confrelid = h.relid AND f.conparentid = 0
         CROSS JOIN LATERAL unnest(f.conkey, f.confkey) AS u(mine, theirs)
         JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = u.mine
-        WHERE f.contype = 'f' AND f.conparentid = 0 AND u.theirs = t.attnum
-            AND a.atttypid IN ('int4'::regtype, 'int2'::regtype)),
+        JOIN pg_attribute k ON k.attrelid = f.confrelid AND k.attnum = u.theirs
+        WHERE u.theirs = h.attnum AND a.atttypid IN (SELECT type FROM narrow)),
+    'unindexed', (SELECT coalesce(jsonb_agg(t.name ORDER BY t.place), '[]') FROM tables t
+        WHERE t.oid <> $1 AND t.relkind = 'r' AND NOT EXISTS (
+            SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+            WHERE i.indrelid = t.oid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = t.attnum
+                AND m.amname = 'btree')),
+    'computed', (SELECT coalesce(jsonb_agg(DISTINCT x.what), '[]') FROM (
+        SELECT 'constraint ' || quote_ident(c.conname) || ' of ' || t.name AS what
+        FROM tables t JOIN pg_constraint c ON c.conrelid = t.oid AND c.contype = 'c' AND t.attnum = ANY (c.conkey)
+        WHERE c.conislocal
+        UNION ALL
+        SELECT 'column ' || t.name || '.' || quote_ident(a.attname)
+        FROM tables t
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum
+            AND d.classid = 'pg_attrdef'::regclass
+        JOIN pg_attrdef f ON f.oid = d.objid
+        JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
+        WHERE a.attislocal
+        UNION ALL
+        SELECT 'index ' || i.indexrelid::regclass::text
+        FROM tables t
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum
+            AND d.classid = 'pg_class'::regclass
+        JOIN pg_index i ON i.indexrelid = d.objid
+        WHERE t.attnum <> ALL (i.indkey::int2[]) AND NOT t.relispartition) AS x),
     'likely_references', (SELECT coalesce(jsonb_agg(DISTINCT a.attrelid::regclass::text || '.' || quote_ident(a.attname)), '[]')
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition
-        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN ('int4'::regtype, 'int2'::regtype)
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN (SELECT type FROM narrow)
             AND a.attname IN (SELECT l.name FROM likely l) AND c.relnamespace <> 'pg_catalog'::regnamespace
             AND NOT EXISTS (SELECT FROM pg_constraint f
                 WHERE f.contype = 'f' AND f.conrelid = a.attrelid AND a.attnum = ANY (f.conkey))),
@@ -178,7 +222,7 @@ SELECT jsonb_build_object(
         WHERE $3 AND p.pronamespace <> 'pg_catalog'::regnamespace
             AND (coalesce(p.proallargtypes, p.proargtypes::oid[]))[
                 n.place::int + CASE WHEN p.proallargtypes IS NULL THEN -1 ELSE 0 END]
-                IN ('int4'::regtype, 'int2'::regtype)
+                IN (SELECT type FROM narrow)
             AND ltrim(n.name, '_p') IN (SELECT ltrim(l.name, '_p') FROM likely l)
             AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
                 AND e.deptype = 'e')),
@@ -189,6 +233,13 @@ SELECT jsonb_build_object(
             OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON c.relnamespace = n.pnnspid
                 WHERE n.pnpubid = p.oid AND c.oid = $1))),
     'standbys', (SELECT count(*) FROM pg_stat_get_wal_senders() AS w WHERE $3 AND w.state IN ('streaming', 'catchup')),
+    'default_grantees', (SELECT coalesce(jsonb_agg(DISTINCT
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END), '[]')
+        FROM pg_class c
+        JOIN pg_default_acl d ON d.defaclrole = c.relowner AND d.defaclobjtype = 'S'
+            AND d.defaclnamespace IN (0, c.relnamespace)
+        CROSS JOIN LATERAL aclexplode(d.defaclacl) a
+        WHERE c.oid = $1 AND a.grantee <> c.relowner),
     'generator', (SELECT g.name FROM generator g),
     'is_converted', coalesce((SELECT EXISTS (
         SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = t.default_oid

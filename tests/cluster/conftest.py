@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from nodes import Copies, next_id
+from clients import eventually
+from nodes import Copies, next_id, status
 from registries import KINDS, Certificates, Proxy
 from throwaway import compile_library
 
@@ -15,6 +16,15 @@ def copies(installation):
     """Servers that begin as copies of others; removed after the test."""
     with Copies(installation) as copies:
         yield copies
+
+
+@pytest.fixture
+def migrating(server, connection):
+    """A connection to a database with both extensions, on a node that generates ids."""
+    connection.execute("CREATE EXTENSION snowflake_id_migrate")
+    eventually(lambda: status(connection).state == "ready")
+    connection.execute("SELECT snowflake_nextval()")
+    return connection
 
 
 @pytest.fixture

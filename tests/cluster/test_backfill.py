@@ -16,13 +16,6 @@ USERS = """
 STATE = "SELECT count(*), count(key), count(DISTINCT key) FROM users"
 
 
-@pytest.fixture
-def migrating(server, connection):
-    connection.execute("CREATE EXTENSION snowflake_id_migrate")
-    eventually(lambda: status(connection).state == "ready")
-    return connection
-
-
 def backfill(connection, *arguments, **named):
     values = ", ".join(["%s"] * len(arguments) + [f"{name} => %s" for name in named])
     return connection.execute(f"CALL snowflake_backfill({values})", [*arguments, *named.values()]).fetchone()[0]
@@ -66,6 +59,16 @@ def test_keys(migrating, kind):
     assert migrating.execute("SELECT bool_and(new = old) FROM items").fetchone() == (True,)
     migrating.execute("UPDATE items SET new = 1 WHERE a = 50")
     assert backfill(migrating, "items", "new", "old", "new IS DISTINCT FROM old", 7) == 3
+
+
+def test_keys_that_look_alike(migrating):
+    """As the session shows them; and an expression ends with a comment."""
+    migrating.execute("CREATE TABLE items (id float8 PRIMARY KEY, key bigint); INSERT INTO items SELECT 1 + n * 1e-9 FROM generate_series(1, 50) AS n")
+    migrating.execute("SET extra_float_digits = -10; SET statement_timeout = '1min'")
+    assert backfill(migrating, "items", "key", "7 -- seven", "key IS NULL -- not yet", 10) == 50
+    assert migrating.execute("SELECT count(*) FROM items WHERE key = 7").fetchone() == (50,)
+    # It is the session's own again.
+    assert migrating.execute("SHOW extra_float_digits").fetchone() == ("-10",)
 
 
 @pytest.mark.parametrize("victim", ["session", "server", "cancelled"])
@@ -173,6 +176,8 @@ def test_rights(server, database, migrating, connect):
         ("'users', 'key', batch => 0", "22023", "batch is out of range: 0"),
         ("'users', 'key', batch => 1000001", "22023", "batch is out of range: 1000001"),
         ("'users', 'other'", "42703", 'column "other" does not exist'),
+        ("'users', 'name'", "55000", "column name of public.users has no default to be filled with"),
+        ("'users', 'id', 'id + 1000', 'true'", "55000", "public.users has no primary key that batches can go along"),
         ("'bare', 'key'", "55000", "public.bare has no primary key that batches can go along"),
         ("'odd', 'key'", "55000", "public.odd has no primary key that batches can go along"),
         ("12345", "42883", None),

@@ -20,16 +20,23 @@ pub struct Facts {
     pub has_key: bool,
     /// Tables of the tree that the key partitions, with the strategy's letter.
     pub partitioned_by_key: Vec<String>,
-    /// Columns with a foreign key to the key whose type is too narrow for an id.
-    pub narrow_references: Vec<String>,
+    /// Columns that have the key's values by foreign keys, and no room for an id; each with the column that
+    /// its own one refers to.
+    pub narrow_references: Vec<(String, String)>,
     /// Narrow columns that look like references by their name.
     pub likely_references: Vec<String>,
     /// Functions with a narrow argument that looks like a reference by its name.
     pub narrow_arguments: Vec<String>,
+    /// Tables of the tree without an index that begins with the key.
+    pub unindexed: Vec<String>,
+    /// What computes with the key: constraints, columns, indexes.
+    pub computed: Vec<String>,
     /// Publications that have the table.
     pub publications: Vec<String>,
     /// How many standbys there are.
     pub standbys: u64,
+    /// Roles, other than the table's owner, to whom his default privileges give rights on new sequences.
+    pub default_grantees: Vec<String>,
     /// What generates ids: the function, as it is called.
     pub generator: Option<String>,
     /// The greatest key.
@@ -104,6 +111,9 @@ pub struct Table {
     pub default: Option<String>,
     /// Whether that is a call of the function that generates ids.
     pub is_converted: bool,
+    /// Whether it was not there when the table was converted.
+    #[serde(skip)]
+    pub is_new: bool,
 }
 
 /// A sequence.
@@ -144,8 +154,18 @@ pub struct Sequence {
     pub comment: Option<String>,
     /// Rights on it beside its owner's, as grants without the name: `SELECT|role`.
     pub grants: Vec<(String, String)>,
+    /// Whether somebody has dropped it since.
+    #[serde(skip)]
+    pub is_gone: bool,
     /// Defaults of other columns that take numbers from it.
     pub other_defaults: Vec<String>,
     /// Functions and views that name it.
     pub mentions: Vec<String>,
+}
+
+impl Sequence {
+    /// Whether a conversion seals it.
+    pub fn is_sealed(&self) -> bool {
+        !self.is_identity && self.other_defaults.is_empty()
+    }
 }

@@ -15,6 +15,8 @@
 
 mod facts;
 mod plan;
+mod since;
 
 pub use facts::{Column, Facts, Relation, Sequence, Table};
-pub use plan::{Severity, Step, Work, finish, locks, plan, revert};
+pub use plan::{SEALED_FROM, SEALED_TO, Severity, Step, Work, finish, locks, plan, revert};
+pub use since::since;

@@ -69,9 +69,10 @@ pub struct Step {
 const ACCESS_EXCLUSIVE: &str = "ACCESS EXCLUSIVE";
 const SHARE_ROW_EXCLUSIVE: &str = "SHARE ROW EXCLUSIVE";
 
-/// The values that a sealed sequence has left; it has used the last one. See the crate.
-const SEALED_FROM: i64 = i64::MAX - 1;
-const SEALED_TO: i64 = i64::MAX;
+/// The least of the values that a sealed sequence has left. See the crate.
+pub const SEALED_FROM: i64 = i64::MAX - 1;
+/// The greatest of them, which it has used.
+pub const SEALED_TO: i64 = i64::MAX;
 
 /// The plan: what was found, the worst first, and what would run. Statements are missing where a
 /// finding refuses.
@@ -108,15 +109,19 @@ pub fn locks(facts: &Facts, lock_timeout: &str) -> Vec<Step> {
 fn statements(facts: &Facts, lock_timeout: &str) -> Vec<Step> {
     let Some(generator) = &facts.generator else { return Vec::new() };
     let mut steps = locks(facts, lock_timeout);
+    let (plain, identities): (Vec<&Table>, Vec<&Table>) = facts
+        .tables
+        .iter()
+        .filter(|table| gets_default(table, facts))
+        .partition(|table| table.identity.is_empty());
+    let set_default = |table| alter(table, &format!("SET DEFAULT {generator}"), Only::Yes);
+    // An identity's sequence is dropped with it: nobody must need it any more.
+    steps.extend(plain.into_iter().map(set_default));
     for table in facts.tables.iter().filter(|table| table.own_identity) {
         steps.push(alter(table, "DROP IDENTITY", Only::No));
     }
-    for table in &facts.tables {
-        if gets_default(table, facts) {
-            steps.push(alter(table, &format!("SET DEFAULT {generator}"), Only::Yes));
-        }
-    }
-    for sequence in facts.sequences.iter().filter(|sequence| is_sealed(sequence)) {
+    steps.extend(identities.into_iter().map(set_default));
+    for sequence in facts.sequences.iter().filter(|sequence| sequence.is_sealed()) {
         steps.extend(seal(sequence));
     }
     steps
@@ -125,11 +130,8 @@ fn statements(facts: &Facts, lock_timeout: &str) -> Vec<Step> {
 /// Whether a table is to have ids by default: the root, and what had keys of its own.
 fn gets_default(table: &Table, facts: &Facts) -> bool {
     let is_root = table.oid == facts.relation.oid;
-    !table.is_converted && (is_root || table.default.is_some() || !table.identity.is_empty())
-}
-
-fn is_sealed(sequence: &Sequence) -> bool {
-    !sequence.is_identity && sequence.other_defaults.is_empty()
+    let had_keys = table.default.is_some() || !table.identity.is_empty();
+    !table.is_converted && (is_root || table.is_new || had_keys)
 }
 
 fn seal(sequence: &Sequence) -> [Step; 2] {
@@ -163,50 +165,93 @@ fn setval(sequence: &Sequence, value: i64, is_called: bool) -> Step {
 /// stood when they were sealed.)
 pub fn revert(before: &Facts, lock_timeout: &str) -> Vec<Step> {
     let mut steps = locks(before, lock_timeout);
-    for table in before.tables.iter().filter(|table| gets_default(table, before)) {
-        match &table.default {
-            Some(default) => {
-                steps.push(alter(table, &format!("SET DEFAULT {default}"), Only::Yes));
-            }
-            None => steps.push(alter(table, "DROP DEFAULT", Only::Yes)),
-        }
-    }
+    let (with_default, without): (Vec<&Table>, Vec<&Table>) = before
+        .tables
+        .iter()
+        .filter(|table| gets_default(table, before))
+        .partition(|table| table.default.is_some());
+    steps.extend(without.into_iter().map(|table| alter(table, "DROP DEFAULT", Only::Yes)));
     for sequence in &before.sequences {
-        let Sequence { name, start, increment, min, max, cache, last, .. } = sequence;
-        let cycle = if sequence.cycles { "CYCLE" } else { "NO CYCLE" };
-        let range = format!("INCREMENT BY {increment} MINVALUE {min} MAXVALUE {max}");
         if sequence.is_identity {
             let owner = before.tables.iter().find(|table| {
                 table.own_identity && sequence.owned_by.as_ref() == Some(&owned_by(table))
             });
-            let Some(table) = owner else { continue };
-            let kind = if table.identity == "a" { "ALWAYS" } else { "BY DEFAULT" };
-            let how = format!(
-                "ADD GENERATED {kind} AS IDENTITY (SEQUENCE NAME {name} {range} START WITH {start} CACHE {cache} {cycle})"
-            );
-            steps.push(alter(table, &how, Only::No));
-            steps.push(setval(sequence, *last, sequence.is_called));
-            if let Some(comment) = &sequence.comment {
-                let statement = format!("COMMENT ON SEQUENCE {name} IS {comment}");
-                steps.push(run(statement, "SHARE UPDATE EXCLUSIVE", name, sequence.oid));
+            if let Some(table) = owner {
+                steps.extend(with_identity(table, sequence, before));
             }
-            for (right, role) in &sequence.grants {
-                let statement = format!("GRANT {right} ON SEQUENCE {name} TO {role}");
-                steps.push(run(statement, "none", name, sequence.oid));
-            }
-        } else if is_sealed(sequence) {
-            let owner = sequence.owned_by.as_deref().unwrap_or("NONE");
-            steps.push(run(
-                format!(
-                    "ALTER SEQUENCE {name} AS {} {range} START WITH {start} RESTART WITH {last} CACHE {cache} {cycle} OWNED BY {owner}",
-                    sequence.type_name
-                ),
-                SHARE_ROW_EXCLUSIVE,
-                name,
-                sequence.oid,
-            ));
-            steps.push(setval(sequence, *last, sequence.is_called));
+        } else if sequence.is_sealed() {
+            steps.extend(unseal(sequence, before));
         }
+    }
+    // They name the sequences.
+    for table in with_default {
+        let default = table.default.as_deref().unwrap_or_default();
+        steps.push(alter(table, &format!("SET DEFAULT {default}"), Only::IfThere));
+    }
+    steps
+}
+
+fn range(sequence: &Sequence) -> String {
+    let Sequence { increment, min, max, .. } = sequence;
+    format!("INCREMENT BY {increment} MINVALUE {min} MAXVALUE {max}")
+}
+
+fn cycle(sequence: &Sequence) -> &'static str {
+    if sequence.cycles { "CYCLE" } else { "NO CYCLE" }
+}
+
+/// An identity again, with the sequence that it had.
+fn with_identity(table: &Table, sequence: &Sequence, before: &Facts) -> Vec<Step> {
+    let Sequence { name, start, cache, last, is_called, .. } = sequence;
+    let kind = if table.identity == "a" { "ALWAYS" } else { "BY DEFAULT" };
+    let (range, cycle) = (range(sequence), cycle(sequence));
+    let how = format!(
+        "ADD GENERATED {kind} AS IDENTITY (SEQUENCE NAME {name} {range} START WITH {start} CACHE {cache} {cycle})"
+    );
+    let mut steps = vec![alter(table, &how, Only::No), setval(sequence, *last, *is_called)];
+    steps.extend(comment_and_rights(sequence, before));
+    steps
+}
+
+/// A sequence as it was before it was sealed.
+fn unseal(sequence: &Sequence, before: &Facts) -> Vec<Step> {
+    let Sequence { name, type_name, start, cache, last, is_called, oid, .. } = sequence;
+    let mut steps = Vec::new();
+    if sequence.is_gone {
+        steps.push(run(format!("CREATE SEQUENCE {name}"), "none", name, *oid));
+        steps.extend(comment_and_rights(sequence, before));
+    }
+    let owner = sequence.owned_by.as_deref().unwrap_or("NONE");
+    let (range, cycle) = (range(sequence), cycle(sequence));
+    steps.push(run(
+        format!(
+            "ALTER SEQUENCE {name} AS {type_name} {range} START WITH {start} RESTART WITH {last} CACHE {cache} {cycle} OWNED BY {owner}"
+        ),
+        SHARE_ROW_EXCLUSIVE,
+        name,
+        *oid,
+    ));
+    steps.push(setval(sequence, *last, *is_called));
+    steps
+}
+
+/// What a sequence that has just been created again had beside its numbers.
+fn comment_and_rights(sequence: &Sequence, before: &Facts) -> Vec<Step> {
+    let Sequence { name, oid, .. } = sequence;
+    let mut steps = Vec::new();
+    if let Some(comment) = &sequence.comment {
+        let statement = format!("COMMENT ON SEQUENCE {name} IS {comment}");
+        steps.push(run(statement, "SHARE UPDATE EXCLUSIVE", name, *oid));
+    }
+    // What default privileges have just given, it did not have.
+    if !before.default_grantees.is_empty() {
+        let roles = before.default_grantees.join(", ");
+        let statement = format!("REVOKE ALL ON SEQUENCE {name} FROM {roles}");
+        steps.push(run(statement, "none", name, *oid));
+    }
+    for (right, role) in &sequence.grants {
+        let statement = format!("GRANT {right} ON SEQUENCE {name} TO {role}");
+        steps.push(run(statement, "none", name, *oid));
     }
     steps
 }
@@ -214,7 +259,8 @@ pub fn revert(before: &Facts, lock_timeout: &str) -> Vec<Step> {
 /// What is left to do when there is no way back any more: the sealed sequences go.
 pub fn finish(before: &Facts, lock_timeout: &str) -> Vec<Step> {
     let mut steps = vec![set_lock_timeout(lock_timeout)];
-    for sequence in before.sequences.iter().filter(|sequence| is_sealed(sequence)) {
+    let sealed = |sequence: &&Sequence| sequence.is_sealed() && !sequence.is_gone;
+    for sequence in before.sequences.iter().filter(sealed) {
         let statement = format!("DROP SEQUENCE {}", sequence.name);
         steps.push(run(statement, ACCESS_EXCLUSIVE, &sequence.name, sequence.oid));
     }
@@ -231,13 +277,16 @@ fn owned_by(table: &Table) -> String {
 enum Only {
     Yes,
     No,
+    /// For it alone, and for a view only if it is still there.
+    IfThere,
 }
 
 fn alter(table: &Table, how: &str, only: Only) -> Step {
     let what = match (table.kind.as_str(), only) {
+        ("v", Only::IfThere) => "VIEW IF EXISTS ",
         ("v", _) => "VIEW ",
-        (_, Only::Yes) => "TABLE ONLY ",
         (_, Only::No) => "TABLE ",
+        _ => "TABLE ONLY ",
     };
     let Table { name, column, .. } = table;
     let statement = format!("ALTER {what}{name} ALTER COLUMN {column} {how}");
@@ -450,11 +499,11 @@ fn refusals(facts: &Facts) -> Vec<Step> {
             );
         }
     }
-    for reference in &facts.narrow_references {
+    for (reference, to) in &facts.narrow_references {
         refuse(
             "narrow_reference",
             reference,
-            format!("Column {reference} has a foreign key to {key}, and no room for an id."),
+            format!("Column {reference} has a foreign key to {to}, and no room for an id."),
             "Make it bigint first: ALTER TABLE ... ALTER COLUMN ... TYPE bigint; rewrites an integer column.",
         );
     }
@@ -554,6 +603,26 @@ fn warnings(facts: &Facts) -> Vec<Step> {
             what,
             format!("{what} is partitioned by the key: ids need a partition that takes them."),
             "Create the partitions before: FOR VALUES FROM (snowflake_lower_bound(...)).",
+        );
+    }
+    for what in &facts.unindexed {
+        warn(
+            "unindexed_child",
+            what,
+            format!(
+                "{what} has no index that begins with the key: all of it is read for its greatest key, also while it is locked."
+            ),
+            "If that takes long, add one: CREATE INDEX CONCURRENTLY.",
+        );
+    }
+    for what in &facts.computed {
+        warn(
+            "key_in_expression",
+            what,
+            format!(
+                "The {what} computes with the key: where it does not take an id, no row is inserted any more."
+            ),
+            "Try it: BEGIN; SELECT * FROM snowflake_convert(...); INSERT ...; ROLLBACK;",
         );
     }
     for what in &facts.likely_references {

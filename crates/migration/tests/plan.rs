@@ -2,7 +2,9 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use snowflake_migration::{Column, Facts, Relation, Sequence, Severity, Step, Table, plan, revert};
+use snowflake_migration::{
+    Column, Facts, Relation, Sequence, Severity, Step, Table, plan, revert, since,
+};
 use std::collections::BTreeMap;
 
 const GENERATOR: &str = "public.snowflake_nextval()";
@@ -85,7 +87,7 @@ prop_compose! {
             }
             tables.push(table);
         }
-        if view && let Some(serial) = sequences.iter().find(|sequence| !sequence.is_identity) {
+        if view && let Some(serial) = sequences.first() {
             tables.push(Table {
                 name: "public.v".to_owned(),
                 oid: 50,
@@ -173,23 +175,32 @@ impl Catalogs {
             (sequence.1, sequence.2) = (value.parse().unwrap(), called.parse().unwrap());
         } else {
             let rest = statement.strip_prefix("ALTER ").unwrap();
-            let rest = ["TABLE ONLY ", "TABLE ", "VIEW "]
+            let rest = ["TABLE ONLY ", "TABLE ", "VIEW IF EXISTS ", "VIEW "]
                 .iter()
                 .find_map(|kind| rest.strip_prefix(kind))
                 .unwrap();
             let (name, rest) = rest.split_once(" ALTER COLUMN ").unwrap();
             let (column, how) = rest.split_once(' ').unwrap();
+            let owner = format!("{name}.{column}");
+            let defaults =
+                self.tables.values().filter_map(|table| table.0.clone()).collect::<Vec<_>>();
             let table = self.tables.get_mut(name).unwrap();
             if how == "DROP IDENTITY" {
                 assert_ne!(table.1, "");
                 table.1.clear();
-                let owner = format!("{name}.{column}");
-                self.sequences.retain(|_, sequence| sequence.3 != owner);
+                self.sequences.retain(|sequence, (.., whose)| {
+                    // PostgreSQL refuses to drop what a default needs.
+                    let is_needed = defaults.contains(&format!("nextval('{sequence}'::regclass)"));
+                    assert!(*whose != owner || !is_needed);
+                    *whose != owner
+                });
             } else if how == "DROP DEFAULT" {
                 table.0 = None;
             } else if let Some(default) = how.strip_prefix("SET DEFAULT ") {
                 // PostgreSQL refuses it.
                 assert_eq!(table.1, "");
+                let named = default.split('\'').nth(1);
+                assert!(named.is_none_or(|sequence| self.sequences.contains_key(sequence)));
                 table.0 = Some(default.to_owned());
             } else {
                 let rest = how.strip_prefix("ADD GENERATED ").unwrap();
@@ -197,7 +208,6 @@ impl Catalogs {
                 let (sequence, parameters) = rest.trim_end_matches(')').split_once(' ').unwrap();
                 assert_eq!(*table, (None, String::new()));
                 table.1 = if kind == "ALWAYS" { "a" } else { "d" }.to_owned();
-                let owner = format!("{name}.{column}");
                 let stands = (parameters.to_owned(), 0, false, owner);
                 self.sequences.insert(sequence.to_owned(), stands);
             }
@@ -276,13 +286,57 @@ proptest! {
             5 => facts.max = facts.first_id,
             6 => facts.no_ids = Some((String::new(), String::new())),
             7 => facts.tables[0].owner = "another".to_owned(),
-            _ => facts.narrow_references = vec!["public.lines.item".to_owned()],
+            _ => {
+                let (reference, to) = ("public.lines.item".to_owned(), "public.t0.id".to_owned());
+                facts.narrow_references = vec![(reference, to)];
+            }
         }
         let steps = plan(&facts, "100ms");
         prop_assert_eq!(steps[0].severity, Severity::Refuse);
         prop_assert!(statements(&steps).is_empty());
         let findings = steps.iter().filter_map(|step| step.finding).count();
         prop_assert_eq!(findings, steps.len());
+    }
+
+    #[test]
+    fn whatever_has_become_of_its_partitions(facts in facts(), dropped in any::<usize>(), renamed in any::<usize>(), restored in any::<bool>()) {
+        let mut now = facts.clone();
+        now.tables.retain(|table| table.kind != "v");
+        now.tables.iter_mut().for_each(|table| table.is_converted = true);
+        let mut expected = facts.clone();
+        // A partition was dropped, another one created; the root or a partition was renamed, or
+        // all of it restored from a dump.
+        let gone = dropped % now.tables.len();
+        if gone > 0 {
+            now.tables.remove(gone);
+            expected.tables.remove(gone);
+        }
+        let new = Table { name: "public.new".to_owned(), oid: 99, is_new: false, ..now.tables[0].clone() };
+        now.tables.push(new.clone());
+        let place = expected.tables.iter().position(|table| table.kind == "v");
+        let default = facts.tables[0].default.clone();
+        let made_since = Table { default, identity: new.identity.clone(), own_identity: new.own_identity, is_new: true, is_converted: false, ..new };
+        expected.tables.insert(place.unwrap_or(expected.tables.len()), made_since);
+        let which = renamed % (now.tables.len() - 1);
+        if restored {
+            for (table, expected) in now.tables.iter_mut().zip(&mut expected.tables) {
+                table.oid += 1000;
+                expected.oid += 1000;
+            }
+        } else {
+            let (old, new) = (now.tables[which].name.clone(), "public.renamed".to_owned());
+            now.tables[which].name.clone_from(&new);
+            expected.tables[which].name.clone_from(&new);
+            for sequence in &mut expected.sequences {
+                if sequence.owned_by == Some(format!("{old}.id")) {
+                    sequence.owned_by = Some(format!("{new}.id"));
+                }
+            }
+        }
+        now.relation.name.clone_from(&now.tables[0].name);
+        now.relation.oid = now.tables[0].oid;
+        expected.relation = now.relation.clone();
+        prop_assert_eq!(since(facts, now), expected);
     }
 
     #[test]
