@@ -22,7 +22,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::{self, OwnedPreparedStatement};
 use snowflake_core::{Clock, Layout};
-use snowflake_migration::{Facts, SEALED_FROM, SEALED_TO, Sequence, Severity, Step, plan};
+use snowflake_migration::{Facts, SEALED_FROM, SEALED_TO, Sequence, Severity, Step, Table, plan};
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
@@ -97,6 +97,7 @@ pub(crate) fn convert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
             let mut facts = first.clone();
             let mut facts = undone(|| read_values(&mut facts).map(|()| facts))?;
             check(&plan(&facts, &lock_timeout), &facts, &request.accept);
+            lock_views(&facts);
             let mut ran = run(&snowflake_migration::locks(&facts, &lock_timeout))?;
             lock_sequences(&facts);
             // As it is now that nobody else can change it.
@@ -114,7 +115,9 @@ pub(crate) fn convert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
 pub(crate) fn revert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
     end(request, |catalogs, kept| {
         let lock_timeout = milliseconds(request.lock_timeout);
-        let mut ran = run(&snowflake_migration::locks(&kept.now(catalogs)?, &lock_timeout))?;
+        let before = kept.now(catalogs)?;
+        lock_views(&before);
+        let mut ran = run(&snowflake_migration::locks(&before, &lock_timeout))?;
         // As it is now that nobody else can change it.
         let before = kept.now(catalogs)?;
         let steps = snowflake_migration::revert(&before, &lock_timeout);
@@ -225,6 +228,16 @@ fn owner_of<'a>(relation: impl Into<DatumWithOid<'a>>) -> Option<pg_sys::Oid> {
         rows.map(|row| row.get::<pg_sys::Oid>(1)).next().transpose()
     });
     found.ok().flatten().flatten()
+}
+
+/// LOCK TABLE of a view would lock all that it is made of. Whoever writes through one has it locked before the
+/// table: the other way round, we would wait for him while he waits for us.
+fn lock_views(facts: &Facts) {
+    for view in facts.tables.iter().filter(|table| table.kind == "v") {
+        let oid = pg_sys::Oid::from_u32(view.oid);
+        // SAFETY: takes numbers, and waits for no longer than `lock_timeout`.
+        unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE) };
+    }
 }
 
 /// Sequences cannot be named in LOCK TABLE. From here on nobody takes a number from them, so that what is
@@ -428,8 +441,7 @@ impl Catalogs {
         })?;
         let json = json.flatten().map_or_else(String::new, |json| json.0);
         let facts = serde_json::from_str::<Facts>(&json);
-        let facts = facts.unwrap_or_else(|error| error!("snowflake_id: {error}"));
-        let mut facts = facts;
+        let mut facts = facts.unwrap_or_else(|error| error!("snowflake_id: {error}"));
         if facts.relation.oid == 0 {
             Error::NoRelation { oid: relation }.raise();
         }
@@ -688,6 +700,11 @@ impl Kept<'_> {
             Error::ChangedSince { relation, column }.raise();
         }
         let mut before = snowflake_migration::since(self.before.clone(), now);
+        let mut tables = Vec::new();
+        for table in std::mem::take(&mut before.tables) {
+            tables.extend(if table.kind == "v" { view_since(table)? } else { Some(table) });
+        }
+        before.tables = tables;
         // What is no sealed sequence any more, is used by others.
         let mut sequences = Vec::new();
         for sequence in std::mem::take(&mut before.sequences) {
@@ -714,12 +731,26 @@ impl Kept<'_> {
     }
 }
 
+/// A view as it is now; `None` where somebody has dropped it.
+fn view_since(view: Table) -> Result<Option<Table>, spi::Error> {
+    let query = "SELECT a.attrelid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+         WHERE c.oid = to_regclass($1) AND c.relkind = 'v' AND quote_ident(a.attname) = $2";
+    let values = [Text(view.name.clone()).into(), Text(view.column.clone()).into()];
+    let oid = Spi::connect(|client| {
+        let rows = client.select(query, Some(1), &values)?;
+        rows.map(|row| row.get::<pg_sys::Oid>(1)).next().transpose()
+    })?;
+    Ok(oid.flatten().map(|oid| Table { oid: oid.to_u32(), ..view }))
+}
+
 /// What has become of a sequence since its table was converted; `None` where it is in use again.
 fn sequence_since(mut sequence: Sequence, owner: &str) -> Result<Option<Sequence>, spi::Error> {
     let query = "SELECT CASE WHEN n.oid IS NULL THEN 'gone' WHEN q.seqmin = $2 AND q.seqmax = $3 THEN 'sealed' ELSE 'used' END,
              pg_get_userbyid(s.relowner)::text,
-             EXISTS (SELECT FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
-                 AND a.attrelid::regclass::text || '.' || quote_ident(a.attname) = $4),
+             EXISTS (SELECT FROM (SELECT parse_ident($4)::name[]) AS i(part)
+                 JOIN pg_namespace p ON p.nspname = i.part[1]
+                 JOIN pg_class t ON t.relnamespace = p.oid AND t.relname = i.part[2]
+                 JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = i.part[3] AND NOT a.attisdropped),
              ARRAY(SELECT g FROM unnest($5) AS g WHERE g = 'PUBLIC' OR to_regrole(g) IS NOT NULL)
          FROM (SELECT to_regclass($1) AS oid) AS n
          LEFT JOIN pg_class s ON s.oid = n.oid

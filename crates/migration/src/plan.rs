@@ -186,7 +186,7 @@ pub fn revert(before: &Facts, lock_timeout: &str) -> Vec<Step> {
     // They name the sequences.
     for table in with_default {
         let default = table.default.as_deref().unwrap_or_default();
-        steps.push(alter(table, &format!("SET DEFAULT {default}"), Only::IfThere));
+        steps.push(alter(table, &format!("SET DEFAULT {default}"), Only::Yes));
     }
     steps
 }
@@ -277,16 +277,13 @@ fn owned_by(table: &Table) -> String {
 enum Only {
     Yes,
     No,
-    /// For it alone, and for a view only if it is still there.
-    IfThere,
 }
 
 fn alter(table: &Table, how: &str, only: Only) -> Step {
     let what = match (table.kind.as_str(), only) {
-        ("v", Only::IfThere) => "VIEW IF EXISTS ",
         ("v", _) => "VIEW ",
+        (_, Only::Yes) => "TABLE ONLY ",
         (_, Only::No) => "TABLE ",
-        _ => "TABLE ONLY ",
     };
     let Table { name, column, .. } = table;
     let statement = format!("ALTER {what}{name} ALTER COLUMN {column} {how}");

@@ -175,7 +175,7 @@ impl Catalogs {
             (sequence.1, sequence.2) = (value.parse().unwrap(), called.parse().unwrap());
         } else {
             let rest = statement.strip_prefix("ALTER ").unwrap();
-            let rest = ["TABLE ONLY ", "TABLE ", "VIEW IF EXISTS ", "VIEW "]
+            let rest = ["TABLE ONLY ", "TABLE ", "VIEW "]
                 .iter()
                 .find_map(|kind| rest.strip_prefix(kind))
                 .unwrap();
