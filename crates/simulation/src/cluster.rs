@@ -1131,9 +1131,12 @@ impl Cluster {
         }
     }
 
-    /// Whoever was drained shall issue ids again.
+    /// Whoever was drained shall issue ids again, and whose clock was left as it is, see `heal`.
     pub fn resume_all(&self) {
         for node in self.nodes.borrow().iter().filter(|node| node.is_up()) {
+            if node.is_beginning() {
+                spawn_local(give(Rc::clone(node), Order::AcceptClock));
+            }
             spawn_local(give(Rc::clone(node), Order::Resume));
         }
     }
