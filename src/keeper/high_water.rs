@@ -152,37 +152,39 @@ fn record(row: &SpiHeapTupleData<'_>) -> Result<Record, spi::Error> {
 /// Writes this node's record. When it returns well, the record is on disk and, where the
 /// cluster replicates synchronously, on the standbys.
 pub(super) fn write(record: &Record) -> Result<(), Failure> {
+    with_extension(|| put(&writable()?, record))
+}
+
+/// The same, within a transaction.
+fn put(table: &str, record: &Record) -> Result<(), Failure> {
     let time = |micros| from_unix(micros).ok();
     let integer = |number: Option<u32>| number.and_then(|number| i32::try_from(number).ok());
     let columns = HIGH_WATER_MARKS.columns();
-    with_extension(|| {
-        let table = writable()?;
-        let values = [
-            text(&record.node.to_string()).into(),
-            record.reserved_until.into(),
-            integer(record.number.datacenter_id).into(),
-            integer(record.number.worker_id).into(),
-            text(&record.layout).into(),
-            time(record.epoch).into(),
-            i64::from(record.timeline).into(),
-            time(record.updated_at).into(),
-            text(&record.boot_id).into(),
-            time(record.booted_at).into(),
-            text(&record.host).into(),
-            text(&record.data_directory).into(),
-            record.lease.as_ref().map(|lease| text(&lease.nonce)).into(),
-            record.lease.as_ref().and_then(|lease| time(lease.until)).into(),
-            record.drained.into(),
-            i64::try_from(record.max_ahead).unwrap_or(i64::MAX).into(),
-        ];
-        Spi::connect_mut(|client| {
-            let update = format!("UPDATE {table} SET ({columns}) = ROW ({VALUES}) WHERE node = $1");
-            if client.update(&update, None, &values)?.is_empty() {
-                let insert = format!("INSERT INTO {table} ({columns}) VALUES ({VALUES})");
-                client.update(&insert, None, &values)?;
-            }
-            Ok(())
-        })
+    let values = [
+        text(&record.node.to_string()).into(),
+        record.reserved_until.into(),
+        integer(record.number.datacenter_id).into(),
+        integer(record.number.worker_id).into(),
+        text(&record.layout).into(),
+        time(record.epoch).into(),
+        i64::from(record.timeline).into(),
+        time(record.updated_at).into(),
+        text(&record.boot_id).into(),
+        time(record.booted_at).into(),
+        text(&record.host).into(),
+        text(&record.data_directory).into(),
+        record.lease.as_ref().map(|lease| text(&lease.nonce)).into(),
+        record.lease.as_ref().and_then(|lease| time(lease.until)).into(),
+        record.drained.into(),
+        i64::try_from(record.max_ahead).unwrap_or(i64::MAX).into(),
+    ];
+    Spi::connect_mut(|client| {
+        let update = format!("UPDATE {table} SET ({columns}) = ROW ({VALUES}) WHERE node = $1");
+        if client.update(&update, None, &values)?.is_empty() {
+            let insert = format!("INSERT INTO {table} ({columns}) VALUES ({VALUES})");
+            client.update(&insert, None, &values)?;
+        }
+        Ok(())
     })
 }
 
@@ -214,9 +216,7 @@ pub(super) fn amend(
 const OLDER_THAN_THE_TABLE: &str = "age(xmin) > (SELECT age(xmin) FROM pg_catalog.pg_attribute \
     WHERE attrelid = 'snowflake_id_node.high_water_marks'::regclass AND attname = 'ctid' AND age(xmin) >= 0)";
 
-/// After an upgrade, the node goes on under its new name with what it had recorded by its old one: its mark,
-/// and whether it is drained. Not its lease: nothing tells an upgraded copy, whose original goes on with
-/// that, from an upgraded node, which has given it back with its last stop.
+/// After an upgrade, the node goes on under its new name with what it had recorded by its old one.
 pub(super) fn inherit(name: &NodeName, host: &str) -> Result<(), Failure> {
     let family = format!("{}-%", name.cluster);
     let past = with_extension(|| {
@@ -232,25 +232,15 @@ pub(super) fn inherit(name: &NodeName, host: &str) -> Result<(), Failure> {
         })
     })?;
     let Some(inherited) = window::before_an_upgrade(&past, host) else { return Ok(()) };
-    let over = past.iter().filter(|record| inherited.is_over(record));
-    let over: Vec<Text> = over.map(|record| text(&record.node.to_string())).collect();
+    let old = &inherited.record.node;
+    let over = past.iter().filter(|record| inherited.is_over(record)).map(|record| &record.node);
+    let over: Vec<Text> = over.chain([old]).map(|node| text(&node.to_string())).collect();
     transaction(|| {
         let table = writable()?;
-        let old = inherited.record.node.to_string();
-        Spi::connect_mut(|client| {
-            let delete =
-                format!("DELETE FROM {table} WHERE {OLDER_THAN_THE_TABLE} AND node = ANY ($1)");
-            client.update(&delete, None, &[over.clone().into()])?;
-            let update = format!(
-                "UPDATE {table} SET (node, timeline, lease, lease_until, drained) = ROW ($1, 0, NULL, NULL, $3) \
-                 WHERE {OLDER_THAN_THE_TABLE} AND node = $2"
-            );
-            // Before the first timeline: the cluster may have been promoted or recovered before the
-            // upgrade, without a window since, and the first start is to keep clear of that.
-            let name = text(&name.to_string());
-            let values = [name.into(), text(&old).into(), inherited.last.drained.into()];
-            client.update(&update, None, &values).map(drop)
-        })?;
+        let delete =
+            format!("DELETE FROM {table} WHERE {OLDER_THAN_THE_TABLE} AND node = ANY ($1)");
+        Spi::connect_mut(|client| client.update(&delete, None, &[over.clone().into()]).map(drop))?;
+        put(&table, &inherited.renamed(name.clone()))?;
         encoding::say(
             PgLogLevel::LOG,
             &format!("snowflake_id: after an upgrade, this node goes on with the record of {old}"),

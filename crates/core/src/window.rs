@@ -327,11 +327,21 @@ pub fn conflict<'a>(records: &'a [Record], identity: &Identity<'_>) -> Option<Co
 pub struct Inherited<'a> {
     /// The record that becomes its own.
     pub record: &'a Record,
-    /// What it had recorded last. That says whether it is drained.
+    /// What it had recorded last. That says whether it is drained, and which clock it trusted.
     pub last: &'a Record,
 }
 
 impl Inherited<'_> {
+    /// The record under the node's new name. Without a lease: nothing tells an upgraded copy, whose original
+    /// goes on with that, from an upgraded node, which has given it back with its last stop. And before the
+    /// first timeline: the cluster may have been promoted or recovered before the upgrade, without a window
+    /// since, and the first start is to keep clear of that.
+    pub fn renamed(&self, node: NodeName) -> Record {
+        let Record { drained, boot_id, booted_at, .. } = self.last.clone();
+        let record = self.record.clone();
+        Record { node, timeline: 0, lease: None, drained, boot_id, booted_at, ..record }
+    }
+
     /// Whether a record of the same family is over: of the primaries before a promotion, which timelines
     /// that begin anew would not tell any more, and its own one that it goes on without.
     pub fn is_over(&self, record: &Record) -> bool {

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 #![cfg(not(loom))]
 
+use snowflake_core::tenancy::KeptLease;
 use snowflake_core::window::{
     Beginning, Conflict, Identity, LayoutChanged, NodeName, Number, Record, Running, Start,
     above_id, before_an_upgrade, end, floor, late_mark, lease_end, patience, remaining, start,
@@ -508,6 +509,27 @@ fn before_an_upgrade_a_node_was_the_newest_of_its_family() {
     // Promoted, drained before its first id: the mark is its primary's, the draining its own.
     let drained = Record { reserved_until: 0, drained: true, ..record("1-d", 1, 0, 3) };
     assert_eq!(inherited(&[primary.clone(), drained], "here"), Some(("1-a".to_owned(), true)));
+    // And so is the clock that it trusted, by which a jump is known.
+    let unmarked = Record {
+        reserved_until: 0,
+        boot_id: "run".to_owned(),
+        booted_at: 5,
+        lease: Some(KeptLease { nonce: "n".to_owned(), until: NOW }),
+        ..record("1-d", 1, 0, 3)
+    };
+    let name = NodeName::parse("2-e");
+    let marked =
+        Record { boot_id: "before".to_owned(), lease: unmarked.lease.clone(), ..primary.clone() };
+    let expected = Record {
+        node: name.clone(),
+        timeline: 0,
+        lease: None,
+        boot_id: "run".to_owned(),
+        booted_at: 5,
+        ..marked.clone()
+    };
+    let records = [marked, unmarked];
+    assert_eq!(before_an_upgrade(&records, "here").map(|it| it.renamed(name)), Some(expected));
     // Beside what was replicated from another cluster, its host tells.
     let here = |record: Record| Record { host: "here".to_owned(), ..record };
     let all = [here(primary.clone()), record("2-c", 2, 9000, 9), here(own)];

@@ -1022,11 +1022,9 @@ impl Cluster {
         let mut table = (*data.table).clone();
         // As the server's side inherits it with the first start: src/keeper/high_water.rs.
         if let Some(inherited) = window::before_an_upgrade(&data.table, &node.letter) {
-            table.retain(|record| !inherited.is_over(record));
-            for record in table.iter_mut().filter(|record| record.node == inherited.record.node) {
-                (record.node, record.timeline, record.lease) = (data.name(), 0, None);
-                record.drained = inherited.last.drained;
-            }
+            let old = &inherited.record.node;
+            table.retain(|record| !inherited.is_over(record) && record.node != *old);
+            table.push(inherited.renamed(data.name()));
         }
         let table = Rc::new(table);
         data.table = Rc::clone(&table);
