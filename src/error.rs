@@ -41,6 +41,7 @@ pub(crate) enum Error {
     TwoSources,
     NoLease { why: String },
     LeaseClaimed { number: String, until: i64 },
+    LeaseNotRenewed { why: String, since: i64, until: i64 },
     LeaseEnded { at: i64, why: String },
     WorkerIdLost { to: String, same: bool },
     NotLeased,
@@ -336,6 +337,12 @@ impl Error {
                 "this node's lease of a worker id is not valid yet",
                 format!("Worker id {number} has been claimed; nodes that have an older right to it may object until {}.", shown(Some(*until))),
                 "Try again.",
+            ),
+            Self::LeaseNotRenewed { why, since, until } => Text::new(
+                Lease,
+                "this node's lease of a worker id is not renewed",
+                format!("Since {}: {why}.", shown(Some(*since))),
+                format!("Ids flow until the lease ends, at {}. Mend the registry before, and stop no node for long until then.", shown(Some(*until))),
             ),
             Self::LeaseEnded { at, why } => Text::new(
                 Lease,

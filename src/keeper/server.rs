@@ -191,6 +191,12 @@ impl World for Server {
             Notice::WorkerIdLost { to, same } => {
                 Error::WorkerIdLost { to, same }.report(PgLogLevel::WARNING, "snowflake_id: ");
             }
+            Notice::LeaseNotRenewed { trouble, until } => {
+                let (why, since) = (trouble.why.clone(), trouble.since);
+                Error::LeaseNotRenewed { why, since, until }
+                    .report(PgLogLevel::WARNING, "snowflake_id: ");
+            }
+            Notice::LeaseRenewed => say("the lease is renewed again"),
             Notice::LastIdNotRecorded(verdict) => {
                 say(&format!("could not record the last id: {}", verdict.text));
             }

@@ -205,6 +205,26 @@ TROUBLE = {
 }
 
 
+def test_a_lease_that_is_not_renewed_is_in_the_log(start_registry, start_node):
+    """While ids flow: once, with the time at which they will not; also by the lease on disk, after a restart; and when it has passed."""
+    registry = start_registry(Etcd)
+    node = start_node(registry.address("here"))
+    registry.stop()
+    not_renewed, renewed = "this node's lease of a worker id is not renewed", "snowflake_id: the lease is renewed again"
+    said = rf"WARNING:  snowflake_id: {not_renewed}\n.*DETAIL:  Since [-\d]+ \S+: {TROUBLE['stop']['etcd']}\.\n.*HINT:  Ids flow until .* at ([-\d]+ \S+)\. "
+    eventually(lambda: re.search(said, node.server.log))
+    until = re.search(said, node.server.log)[1]
+    assert node.sql(f"SELECT leased_until = '{until}' FROM snowflake_status").fetchone() == (True,)
+    next_id(node.connection)
+    node.restart(node.server.kill9)
+    eventually(lambda: node.server.log.count(not_renewed) == 2)
+    next_id(node.connection)
+    registry.start()
+    eventually(lambda: renewed in node.server.log)
+    node.state("ready")
+    assert (node.server.log.count(not_renewed), node.server.log.count(renewed)) == (2, 1)
+
+
 @pytest.mark.parametrize("fault", ["stop", "pause"])
 def test_the_registry_fails(registry, place, start_node, fault):
     """Ids flow until the end of the lease and not beyond; they come back with the registry, by themselves."""

@@ -37,6 +37,8 @@ struct Server {
     full: bool,
     /// Whether the registry is out of reach, and has not been heard of.
     silent: bool,
+    /// What is the matter with the registry, which has been heard of.
+    trouble: Option<Trouble>,
     /// What was given back at the end, and from when on others may have it.
     released: Rc<RefCell<Vec<(u64, i64)>>>,
 }
@@ -132,7 +134,8 @@ impl World for Server {
             return LeaseStatus { trouble, ..LeaseStatus::default() };
         }
         let held = self.lease.as_ref().map(|(_, held)| held.clone());
-        LeaseStatus { held, answered: true, ..LeaseStatus::default() }
+        let trouble = self.trouble.clone();
+        LeaseStatus { held, trouble, answered: true, ..LeaseStatus::default() }
     }
 
     fn another(&mut self, _last: i64) {}
@@ -159,6 +162,7 @@ impl World for Server {
             Notice::Ready(number) => format!("ready with {}", number.worker_id.unwrap()),
             Notice::Stopped(verdict) => format!("no ids: {}", verdict.state.word()),
             Notice::SettingsNotUsed(verdict) => format!("as it was: {}", verdict.state.word()),
+            Notice::LeaseNotRenewed { trouble, .. } => format!("not renewed: {}", trouble.why),
             notice => format!("{notice:?}"),
         });
     }
@@ -324,6 +328,32 @@ fn a_stop_gives_back_the_lease_that_the_node_knows_of() {
     node.looks(2);
     let end = node.server().lease.as_ref().unwrap().1.until;
     assert_eq!(node.stop(), [(7, end)]);
+}
+
+/// Three heartbeats long nobody need know. Then it is said once, whatever the registry's next errors are; and
+/// that it has passed, if it was said.
+#[test]
+fn a_lease_that_is_not_renewed_is_said_before_it_ends() {
+    let leased = Settings { registry: Some("here".to_owned()), range: 7..=9, ..settings() };
+    let mut node = Node::new("default", leased);
+    assert_eq!(node.looks(2), (State::Ready, lines(&["ready with 7"])));
+    let trouble = |since, why: &str| Some(Trouble { since, why: why.to_owned() });
+    let since = node.now;
+    node.server().trouble = trouble(since, "no answer");
+    assert_eq!(node.looks(2), (State::Ready, vec![]));
+    assert_eq!(node.looks(1), (State::Ready, lines(&["not renewed: no answer"])));
+    node.server().trouble = trouble(since, "refused");
+    assert_eq!(node.looks(30), (State::Ready, vec![]));
+    node.server().trouble = None;
+    assert_eq!(node.looks(1), (State::Ready, lines(&["LeaseRenewed"])));
+    node.server().trouble = trouble(node.now, "no answer");
+    node.looks(2);
+    node.server().trouble = None;
+    assert_eq!(node.looks(2), (State::Ready, vec![]));
+
+    // Also of the lease on its own disk, by which it has been started again.
+    node.server().silent = true;
+    assert_eq!(node.looks(1), (State::Ready, lines(&["not renewed: no answer"])));
 }
 
 #[test]

@@ -687,6 +687,10 @@ impl World for Sight {
                     format!("worker id in use by {}", conflict.record.node)
                 }
                 Notice::WorkerIdLost { to, .. } => format!("worker id lost to {to}"),
+                Notice::LeaseNotRenewed { trouble, .. } => {
+                    format!("the lease is not renewed: {}", trouble.why)
+                }
+                Notice::LeaseRenewed => "the lease is renewed again".to_owned(),
                 Notice::LastIdNotRecorded(verdict) => {
                     format!("could not record the last id: {}", verdict.text)
                 }

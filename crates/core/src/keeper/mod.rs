@@ -376,7 +376,9 @@ impl<W: World> Keeper<W> {
             (self.own.kept, self.leased) = (None, None);
             self.amend(None).await?;
         }
+        let when = (look.reading.now, asked.terms);
         if let Some(held) = status.held {
+            self.said.lease(&mut self.world, status.trouble.as_ref(), held.until, when);
             self.own.kept = Some(held.kept());
             if let Some(leased) = self.leased.as_mut().filter(|leased| leased.number == held.number)
             {
@@ -386,7 +388,10 @@ impl<W: World> Keeper<W> {
         }
         match (claimed, status.trouble) {
             (_, Some(trouble)) => match self.lease_on_disk(status.answered, &asked, look) {
-                Some(assigned) => Ok(Some(assigned)),
+                Some(held) => {
+                    self.said.lease(&mut self.world, Some(&trouble), held.until, when);
+                    Ok(Some(Assigned::leased(&self.layout, held)))
+                }
                 None => Err(Verdict::of(State::NoLease, 0, trouble.why)),
             },
             (Some(claimed), None) => Err(claimed),
@@ -402,7 +407,7 @@ impl<W: World> Keeper<W> {
         answered: bool,
         asked: &crate::tenancy::Asked,
         look: &Look,
-    ) -> Option<Assigned> {
+    ) -> Option<Held> {
         let (number, kept) = self.own.lease().filter(|_| !answered)?;
         let id = number.checked_sub(asked.base)?;
         if !asked.range.contains(&id) || kept.until <= look.reading.now {
@@ -415,8 +420,7 @@ impl<W: World> Keeper<W> {
         let floor = open.and_then(Assigned::floor);
         let floor = floor.unwrap_or_else(|| window::time_of_slot(&self.layout, self.own.written));
         let KeptLease { nonce, until } = kept.clone();
-        let held = Held { number, floor, until, nonce, followed: false };
-        Some(Assigned::leased(&self.layout, held))
+        Some(Held { number, floor, until, nonce, followed: false })
     }
 
     /// Counts what the registry has answered since the last look.

@@ -2,7 +2,12 @@
 
 use super::verdict::{State, Verdict};
 use super::world::{Notice, Shown, World};
+use crate::tenancy::{Terms, Trouble};
 use crate::window::{Conflict, Number};
+
+/// How many heartbeats a registry may fail to answer before it is worth a line: as many as its other
+/// nodes take a silent one for alive.
+const PATIENCE: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Said {
@@ -15,6 +20,8 @@ pub(super) struct Said {
     conflict: String,
     /// Whether the clock stood ahead of where it is trusted.
     jumped: bool,
+    /// Whether the lease was said not to be renewed.
+    unrenewed: bool,
 }
 
 impl Said {
@@ -72,6 +79,28 @@ impl Said {
         self.conflict = name;
         if let Some(conflict) = conflict {
             world.log(Notice::WorkerIdInUse(conflict));
+        }
+    }
+
+    /// Says, once, that the lease by which ids flow is not renewed, where that lasts: it is the only
+    /// notice before they stop. And that it is renewed again.
+    pub(super) fn lease(
+        &mut self,
+        world: &mut impl World,
+        trouble: Option<&Trouble>,
+        until: i64,
+        (now, terms): (i64, Terms),
+    ) {
+        let Some(trouble) = trouble else {
+            if std::mem::take(&mut self.unrenewed) {
+                world.log(Notice::LeaseRenewed);
+            }
+            return;
+        };
+        let lasts = u128::from(now.saturating_sub(trouble.since).max(0).unsigned_abs());
+        if !self.unrenewed && lasts >= (terms.heartbeat * PATIENCE).as_micros() {
+            self.unrenewed = true;
+            world.log(Notice::LeaseNotRenewed { trouble, until });
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::verdict::{State, Verdict};
 use crate::allocator::Allocator;
-use crate::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms};
+use crate::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms, Trouble};
 use crate::window::{Conflict, NodeName, Number, Record};
 use std::future::Future;
 use std::ops::RangeInclusive;
@@ -150,6 +150,15 @@ pub enum Notice<'a> {
         /// Whether it has this node's name.
         same: bool,
     },
+    /// Ids flow by a lease that the registry has not renewed for some heartbeats.
+    LeaseNotRenewed {
+        /// What is the matter with the registry.
+        trouble: &'a Trouble,
+        /// When the lease ends: the wall clock.
+        until: i64,
+    },
+    /// It is renewed again.
+    LeaseRenewed,
     /// At the end: the mark could not be lowered to the last id.
     LastIdNotRecorded(&'a Verdict),
     /// At the end: the lease could not be given back.
