@@ -219,6 +219,9 @@ def test_a_lease_that_is_not_renewed_is_in_the_log(start_registry, start_node):
     node.restart(node.server.kill9)
     eventually(lambda: node.server.log.count(not_renewed) == 2)
     next_id(node.connection)
+    # Which is seen as before.
+    left = "SELECT leased_until > clock, lease_left > interval '50 min' FROM snowflake_status, pg_stat_snowflake"
+    assert node.sql(left).fetchone() == (True, True)
     registry.start()
     eventually(lambda: renewed in node.server.log)
     node.state("ready")

@@ -29,6 +29,8 @@ struct Server {
     /// What is leased, and of which registry.
     lease: Option<(String, Held)>,
     verdict: Option<State>,
+    /// When the lease ends, as it is shown.
+    leased_until: Option<i64>,
     log: Vec<String>,
     /// What is wanted of it, and what became of the last that was.
     order: Option<Order>,
@@ -152,8 +154,12 @@ impl World for Server {
     }
 
     fn show(&mut self, what: Shown<'_>) {
-        if let Shown::Verdict(verdict) = what {
-            self.verdict = Some(verdict.state);
+        match what {
+            Shown::Verdict(verdict) => self.verdict = Some(verdict.state),
+            Shown::Lease(status) => {
+                self.leased_until = status.held.as_ref().map(|held| held.until);
+            }
+            _ => (),
         }
     }
 
@@ -351,9 +357,11 @@ fn a_lease_that_is_not_renewed_is_said_before_it_ends() {
     node.server().trouble = None;
     assert_eq!(node.looks(2), (State::Ready, vec![]));
 
-    // Also of the lease on its own disk, by which it has been started again.
+    // Also of the lease on its own disk, by which it has been started again; its end is seen like another's.
     node.server().silent = true;
     assert_eq!(node.looks(1), (State::Ready, lines(&["not renewed: no answer"])));
+    let on_disk = node.server().records[0].lease.as_ref().unwrap().until;
+    assert_eq!(node.server().leased_until, Some(on_disk));
 }
 
 #[test]

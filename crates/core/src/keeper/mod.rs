@@ -362,7 +362,11 @@ impl<W: World> Keeper<W> {
         let status = self.world.follow(&asked, &home, kept.as_ref(), has_mark);
         let status = status.map_err(|why| Verdict::of(State::NoLease, 0, why))?;
         self.count_answers(&status);
-        self.world.show(Shown::Lease(&status));
+        let in_doubt = status.held.is_none() && status.trouble.is_some();
+        let on_disk = in_doubt.then(|| self.lease_on_disk(status.answered, &asked, look)).flatten();
+        // Until when ids flow is to be seen whichever of the two they flow by.
+        let held = status.held.clone().or_else(|| on_disk.clone());
+        self.world.show(Shown::Lease(&LeaseStatus { held, ..status.clone() }));
         let claimed = self.claimed(&status);
         let open = self.open.as_ref().and_then(|open| open.assigned.nonce());
         if let Some(contested) = &status.contested
@@ -387,7 +391,7 @@ impl<W: World> Keeper<W> {
             return Ok(Some(Assigned::leased(&self.layout, held)));
         }
         match (claimed, status.trouble) {
-            (_, Some(trouble)) => match self.lease_on_disk(status.answered, &asked, look) {
+            (_, Some(trouble)) => match on_disk {
                 Some(held) => {
                     self.said.lease(&mut self.world, Some(&trouble), held.until, when);
                     Ok(Some(Assigned::leased(&self.layout, held)))
