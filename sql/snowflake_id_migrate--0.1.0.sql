@@ -25,7 +25,11 @@ COMMENT ON COLUMN snowflake_id_migrate.conversions.column_name IS 'its column, a
 COMMENT ON COLUMN snowflake_id_migrate.conversions.before IS 'what defaults and sequences were before';
 COMMENT ON COLUMN snowflake_id_migrate.conversions.converted_at IS 'when';
 
-SELECT pg_catalog.pg_extension_config_dump('snowflake_id_migrate.conversions'::pg_catalog.regclass, ''::pg_catalog.text);
+-- But for tables that have been dropped: where a dump is restored, another one may have the number.
+SELECT pg_catalog.pg_extension_config_dump(
+    'snowflake_id_migrate.conversions'::pg_catalog.regclass,
+    'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS r WHERE r.oid OPERATOR(pg_catalog.=) relation::pg_catalog.oid)'::pg_catalog.text
+);
 
 -- Where all tables are published: what was converted on another server, was not converted here.
 CREATE FUNCTION snowflake_id_migrate.skip_replicated() RETURNS trigger

@@ -481,6 +481,7 @@ impl Catalogs {
         let mut facts = Facts {
             likely_references: before.likely_references.clone(),
             narrow_arguments: before.narrow_arguments.clone(),
+            key_triggers: before.key_triggers.clone(),
             publications: before.publications.clone(),
             standbys: before.standbys,
             first_id: before.first_id,

@@ -192,6 +192,14 @@ SELECT jsonb_build_object(
             SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
             WHERE i.indrelid = t.oid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = t.attnum
                 AND m.amname = 'btree')),
+    -- Row triggers before an insert: bits 0, 1 and 2 of the type.
+    'key_triggers', (SELECT coalesce(jsonb_agg(quote_ident(g.tgname) || ' of ' || t.name ORDER BY t.place, g.tgname), '[]')
+        FROM tables t
+        JOIN pg_trigger g ON g.tgrelid = t.oid AND g.tgtype & 7 = 7 AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+            AND g.tgparentid = 0
+        JOIN pg_proc p ON p.oid = g.tgfoid
+        JOIN pg_language l ON l.oid = p.prolang
+        WHERE $3 AND l.lanname NOT IN ('c', 'internal') AND p.prosrc ~* '\mnextval\M'),
     'computed', (SELECT coalesce(jsonb_agg(DISTINCT x.what), '[]') FROM (
         SELECT 'constraint ' || quote_ident(c.conname) || ' of ' || t.name AS what
         FROM tables t JOIN pg_constraint c ON c.conrelid = t.oid AND c.contype = 'c' AND t.attnum = ANY (c.conkey)

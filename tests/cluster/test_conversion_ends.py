@@ -1,5 +1,7 @@
 """A conversion is taken back or finished, whatever has become of the table since; and whoever else does something to it."""
 
+import re
+import subprocess
 import threading
 import time
 
@@ -164,6 +166,18 @@ def test_an_identity_with_a_view(migrating):
     migrating.execute("DROP VIEW dropped")
     revert(migrating)
     assert [key(migrating, "shown"), key(migrating)] == [1, 2]
+
+
+def test_a_dropped_table_is_not_in_a_dump(server, database, migrating):
+    """It would be a number there, which another table may have."""
+    migrating.execute(f"{ITEMS} CREATE TABLE others (id bigserial PRIMARY KEY)")
+    convert(migrating)
+    convert(migrating, "others")
+    migrating.execute("DROP TABLE items")
+    command = [server.installation.bin("pg_dump"), "--data-only", "-d", server.conninfo(database)]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = re.search(r"^COPY snowflake_id_migrate\.conversions .*\n((?:.*\n)*?)\\\.$", dump, re.MULTILINE)[1]
+    assert [row.split("\t")[0] for row in rows.splitlines()] == ["public.others"]
 
 
 class Second:

@@ -279,6 +279,17 @@ WARNINGS = {
         "CREATE TABLE items (id bigserial PRIMARY KEY) PARTITION BY RANGE (id)",
         "public.items is partitioned by the key: ids need a partition that takes them.",
     ),
+    "key_by_trigger": (
+        """
+        CREATE TABLE items (id bigint PRIMARY KEY); CREATE SEQUENCE numbers;
+        CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN new.id := nextval('numbers'); RETURN new; END$$;
+        CREATE TRIGGER number BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION number();
+        CREATE FUNCTION id() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN new.id := snowflake_nextval(); RETURN new; END$$;
+        CREATE TRIGGER id BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION id();
+        CREATE TRIGGER later AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION number();
+        """,
+        "Trigger number of public.items runs before an insert and calls nextval: if it gives the key, a default does not matter. If it does, drop it, or have it call snowflake_nextval().",
+    ),
     "unindexed_child": (
         f"{ITEMS} CREATE TABLE child () INHERITS (items); CREATE INDEX ON child USING hash (id)",
         "public.child has no index that begins with the key: all of it is read for its greatest key, also while it is locked.",

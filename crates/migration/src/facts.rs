@@ -29,6 +29,8 @@ pub struct Facts {
     pub narrow_arguments: Vec<String>,
     /// Tables of the tree without an index that begins with the key.
     pub unindexed: Vec<String>,
+    /// Triggers that may give the key: they run before an insert, and call `nextval`.
+    pub key_triggers: Vec<String>,
     /// What computes with the key: constraints, columns, indexes.
     pub computed: Vec<String>,
     /// Publications that have the table.

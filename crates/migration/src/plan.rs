@@ -594,6 +594,16 @@ fn warnings(facts: &Facts) -> Vec<Step> {
             );
         }
     }
+    for what in &facts.key_triggers {
+        warn(
+            "key_by_trigger",
+            what,
+            format!(
+                "Trigger {what} runs before an insert and calls nextval: if it gives the key, a default does not matter."
+            ),
+            "If it does, drop it, or have it call snowflake_nextval().",
+        );
+    }
     for what in &facts.partitioned_by_key {
         warn(
             "partitioned_by_key",
