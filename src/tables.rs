@@ -422,36 +422,30 @@ impl Table {
             .or_else(|| self.holds_statements.then(|| writers(relation.oid())).flatten())
     }
 
-    /// A column that is not as its script has made it.
+    /// A column that is not as its script has made it. Where it stands is all the same: one that was
+    /// dropped and added again, as the hint says, is the last.
     fn changed_column(&self, relation: &PgRelation) -> Option<Change> {
-        let found = PgTupleDesc::from_relation(relation);
-        let mut expected = self.columns.iter();
-        for column in found.iter().filter(|column| !column.attisdropped) {
-            let what = match expected.next() {
-                Some((name, type_id)) if column.name() == *name => {
-                    if column.atttypid != *type_id {
-                        Column::Type(*type_id)
-                    } else if column.attidentity != 0 {
-                        Column::Identity
-                    } else if column.attgenerated != 0 {
-                        Column::Computed
-                    } else if column.atthasdef {
-                        Column::Default
-                    } else {
-                        continue;
-                    }
-                }
-                Some((name, type_id)) if !found.iter().any(|other| other.name() == *name) => {
-                    return Some(Change::Column((*name).to_owned(), Column::Missing(*type_id)));
-                }
-                _ => Column::New,
+        let all = PgTupleDesc::from_relation(relation);
+        let found = || all.iter().filter(|column| !column.attisdropped);
+        let changed = |(name, type_id): &(&str, pg_sys::Oid)| {
+            let what = match found().find(|column| column.name() == *name) {
+                None => Column::Missing(*type_id),
+                Some(column) if column.atttypid != *type_id => Column::Type(*type_id),
+                Some(column) if column.attidentity != 0 => Column::Identity,
+                Some(column) if column.attgenerated != 0 => Column::Computed,
+                Some(column) if column.atthasdef => Column::Default,
+                Some(_) => return None,
             };
-            return Some(Change::Column(column.name().to_owned(), what));
-        }
-        let missing = |(name, type_id): &(&str, _)| {
-            Change::Column((*name).to_owned(), Column::Missing(*type_id))
+            Some(Change::Column((*name).to_owned(), what))
         };
-        expected.next().map(missing)
+        let foreign = || {
+            let mut names = found().map(|column| column.name().to_owned());
+            names.find(|found| !self.columns.iter().any(|(name, _)| found == name))
+        };
+        self.columns
+            .iter()
+            .find_map(changed)
+            .or_else(|| foreign().map(|name| Change::Column(name, Column::New)))
     }
 }
 

@@ -239,6 +239,21 @@ def test_the_keeper_runs_nothing_of_others(node, connect, change, expected, undo
     assert status(connection).state == "ready"
 
 
+def test_a_column_that_is_dropped(node, connect):
+    """What the hint says is enough: that the column is the last one then changes nothing, and no other is dropped for it."""
+    connection = connect(node)
+    next_id(connection)
+    connection.execute(f"ALTER TABLE {MARKS} DROP COLUMN drained")
+    last, diag = stops(connection)
+    assert diag.message_detail == f'Its column "drained" is missing. {MAY_RUN}'
+    connection.execute(diag.message_hint.split("and run: ")[1])
+    assert next_id(connection) > last
+    connection.execute("SELECT snowflake_drain()")
+    assert status(connection).state == "drained"
+    connection.execute("SELECT snowflake_resume()")
+    assert next_id(connection) > last
+
+
 def test_a_table_of_others_in_its_place(node, connect):
     """One that the extension does not own is not used, and one that is missing is said to be."""
     connection = connect(node)
