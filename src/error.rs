@@ -296,7 +296,7 @@ impl Error {
                 Window,
                 "the keeper cannot reserve snowflake ids",
                 format!("Its last attempt to write this node's record failed: {why}"),
-                "Ids flow again by themselves when the cause is mended.",
+                format!("Ids flow again by themselves when the cause is mended. If it is a lock, connect to database \"{}\" and see who has it: SELECT pid, mode FROM pg_locks WHERE relation = '{EXTENSION}.high_water_marks'::regclass AND granted;", settings::database()),
             ),
             Self::LayoutChanged { was, epoch, layout } => Text::new(
                 Setup,

@@ -34,7 +34,10 @@ CREATED = 'LOG:  snowflake_id: created extension snowflake_id_node in database "
 NO_DATABASE = 'the keeper of snowflake ids cannot connect to database "{}"'
 CANNOT_RESERVE = "the keeper cannot reserve snowflake ids"
 LAYOUT_CHANGED = "the layout of this node's snowflake ids has changed"
-MENDED = "Ids flow again by themselves when the cause is mended."
+MENDED = (
+    'Ids flow again by themselves when the cause is mended. If it is a lock, connect to database "postgres" and see who has it: '
+    "SELECT pid, mode FROM pg_locks WHERE relation = 'snowflake_id_node.high_water_marks'::regclass AND granted;"
+)
 NOT_YET = "snowflake ids are not available yet"
 # What a session meets whose server ends.
 DISCONNECTED = {None, "57P01", "57P02"}
@@ -564,6 +567,8 @@ def test_the_table_is_locked(node):
             "Its last attempt to write this node's record failed: canceling statement due to lock timeout"
         )
         assert diag.message_hint == MENDED
+        holders = home.execute(MENDED.partition("who has it: ")[2]).fetchall()
+        assert other.info.backend_pid in [pid for pid, _ in holders]
         node.says("cannot_reserve", diag)
         # The status needs no table.
         assert node.status(home).state == "cannot_reserve"
