@@ -15,6 +15,7 @@ use snowflake_core::{Layout, window};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::slice;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -772,8 +773,9 @@ impl Cluster {
         let issued = from.issued.borrow();
         let mut later = issued.iter().filter(|lead| lead.commit >= after);
         later.all(|then| {
-            then.max_ahead <= lead
-                && then.clock <= to.wall() + settings.promotion_guard.cast_signed() - 20_000
+            let beyond = then.max_ahead.saturating_sub(lead);
+            then.clock.saturating_add_unsigned(beyond)
+                <= to.wall() + settings.promotion_guard.cast_signed() - 20_000
         })
     }
 
@@ -843,19 +845,20 @@ impl Cluster {
         let primary = Rc::clone(&self.nodes.borrow()[of]);
         let mut table = Rc::clone(&standby.data.borrow().table);
         // As the docs advise, for nodes that never run again; here at once.
-        let deletes = chance.one_in(4).then(|| {
-            let gone = |node: &&Rc<Node>| node.role.get() == Role::Gone || node.index == of;
-            let nodes = self.nodes.borrow();
-            nodes.iter().filter(gone).map(|node| node.data.borrow().name()).collect::<Vec<_>>()
-        });
-        if let Some(gone) = &deletes {
+        let deletes = chance.one_in(4);
+        let mut from = vec![Rc::clone(&primary)];
+        if deletes {
+            let is_gone = |node: &&Rc<Node>| node.role.get() == Role::Gone;
+            from.extend(self.nodes.borrow().iter().filter(is_gone).cloned());
+            let gone: Vec<_> = from.iter().map(|node| node.data.borrow().name()).collect();
             let left = table.iter().filter(|record| !gone.contains(&record.node)).cloned();
             table = Rc::new(left.collect());
         }
         // Then their marks say nothing any more, and all rests on the guard.
-        let after = if deletes.is_some() { 0 } else { standby.replayed.get() };
-        let is_known = synchronous && deletes.is_none();
-        if !is_known && !self.is_covered(&primary, after, standby, &table) {
+        let after = if deletes { 0 } else { standby.replayed.get() };
+        let is_known = synchronous && !deletes;
+        let is_covered = |from: &Rc<Node>| self.is_covered(from, after, standby, &table);
+        if !is_known && !from.iter().all(is_covered) {
             return None;
         }
         let others = self.followers(of);
@@ -880,12 +883,12 @@ impl Cluster {
                 other.role.set(Role::Gone);
             }
         }
-        if deletes.is_some() {
+        if deletes {
             standby.note("the records of nodes that are no more are deleted");
             let table = (*table).clone();
             standby.data.borrow_mut().commit(time(), table);
         }
-        self.begin_timeline(standby, &primary, after);
+        self.begin_timeline(standby, &from, after);
         let start = chance.pick(&[100_000, 2 * SECOND as u64]);
         let start = chance.below(start);
         let (standby, family) = (Rc::clone(standby), family_of(&primary));
@@ -904,14 +907,18 @@ impl Cluster {
         Some(())
     }
 
-    /// A node begins a timeline, with the state that another one, or itself, had after a commit.
-    fn begin_timeline(&self, node: &Node, from: &Node, after: u64) {
+    /// A node begins a timeline, with the state that others, or itself, had after a commit.
+    fn begin_timeline(&self, node: &Node, from: &[Rc<Node>], after: u64) {
         node.role.set(Role::Primary);
         node.begun_at.set(time());
         let commit = node.data.borrow().commits;
-        let later: Vec<_> =
-            from.issued.borrow().iter().filter(|lead| lead.commit >= after).copied().collect();
-        *node.issued.borrow_mut() = later.into_iter().map(|lead| Lead { commit, ..lead }).collect();
+        let mut issued = Vec::new();
+        for from in from {
+            let leads = from.issued.borrow();
+            let later = leads.iter().filter(|lead| lead.commit >= after);
+            issued.extend(later.map(|lead| Lead { commit, ..*lead }));
+        }
+        *node.issued.borrow_mut() = issued;
         let mut data = node.data.borrow_mut();
         data.timeline += 1;
         data.marks.clear();
@@ -949,7 +956,7 @@ impl Cluster {
             let mut data = node.data.borrow_mut();
             data.table = table;
         }
-        self.begin_timeline(node, node, commit);
+        self.begin_timeline(node, slice::from_ref(node), commit);
         // What it was told after that, it has forgotten.
         node.drained.set(false);
         if chance.one_in(3) {
