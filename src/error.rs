@@ -302,7 +302,10 @@ impl Error {
                 Setup,
                 "the layout of this node's snowflake ids has changed",
                 format!("The ids that this node has generated are of layout \"{was}\" with epoch {}; the layout in force is \"{layout}\" with epoch {}. It would read the old ones wrongly.", shown(Some(*epoch)), shown(Some(layout.epoch()))),
-                "Set snowflake_id.layout and snowflake_id.epoch back and restart the server.",
+                format!(
+                    "Set them back: ALTER SYSTEM SET snowflake_id.layout = '{was}'; ALTER SYSTEM SET snowflake_id.epoch = '{}'; and restart the server.",
+                    settings::epoch_setting(*epoch).unwrap_or_default(),
+                ),
             ),
             Self::Copy { of } => Text::new(
                 Setup,

@@ -407,6 +407,12 @@ fn parse_epoch(text: &str) -> Result<Option<i64>, Error> {
         .map_err(|_| Error::BadEpoch { text: text.to_owned() })
 }
 
+/// An epoch as the setting takes it, whatever the session's time zone; `None` where it is none.
+pub(crate) fn epoch_setting(micros: i64) -> Option<String> {
+    let epoch = jiff::Timestamp::from_microsecond(micros).ok()?;
+    Some(epoch.strftime("%Y-%m-%d %H:%M:%S%.f+00").to_string())
+}
+
 /// The worker id; `None` where it is not set.
 pub(crate) fn worker_id() -> Option<u32> {
     u32::try_from(WORKER_ID.get()).ok()
@@ -712,9 +718,8 @@ unsafe extern "C-unwind" fn show_epoch() -> *const c_char {
     static SHOWN: OnceCell<CString> = OnceCell::new();
     let shown = SHOWN.get_or_try_init(|| {
         let epoch = layout()?.epoch();
-        let text = jiff::Timestamp::from_microsecond(epoch)
-            .map(|epoch| epoch.strftime("%Y-%m-%d %H:%M:%S%.f+00").to_string());
-        text.ok().and_then(|text| CString::new(text).ok()).ok_or(Error::NotATimestamp)
+        let text = epoch_setting(epoch);
+        text.and_then(|text| CString::new(text).ok()).ok_or(Error::NotATimestamp)
     });
     // A layout that cannot be read is reported where it is used.
     shown.map_or(c"".as_ptr(), |text| text.as_ptr())

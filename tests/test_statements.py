@@ -90,6 +90,8 @@ FACTS = {
     "= N;": "= 2;",
     "{n}": "2000000",
     "{seconds}": "1",
+    "{was}": "twitter",
+    "epoch = '1'": "epoch = '2010-11-04 01:42:54.657+00'",
     "{pid}": "0",
     "backend(pid)": "backend(0)",
     "{relation}": "orders",
