@@ -193,14 +193,14 @@ USES = """
     SELECT snowflake_id_node.registry_write(1::bigint, NULL::bigint, '{}'::text), snowflake_id_node.registry_write(1::bigint, 1::bigint, '{}'::text);
     SELECT * FROM snowflake_id_node.registry_read(NULL::bigint);
     SELECT snowflake_id_node.registry_announce(1::bigint, 1::float8);
-    CREATE TABLE legacy (id bigserial PRIMARY KEY);
+    CREATE TABLE legacy (id bigserial PRIMARY KEY, key bigint);
     SELECT * FROM snowflake_convert_plan('legacy'::regclass, NULL::name);
     SELECT * FROM snowflake_convert('legacy'::regclass, NULL::name, '1 s'::interval, 3, '{}'::text[]);
     SELECT * FROM snowflake_conversions;
     SELECT * FROM snowflake_revert('legacy'::regclass, NULL::name, '1 s'::interval, 3);
     SELECT * FROM snowflake_convert('legacy'::regclass, NULL::name, '1 s'::interval, 3, '{}'::text[]);
     SELECT * FROM snowflake_convert_finish('legacy'::regclass, NULL::name, '1 s'::interval, 3);
-    CALL snowflake_backfill('legacy'::regclass, 'id'::name, '1'::text, 'id IS NULL'::text, 10, '1 ms'::interval, 0::bigint);
+    CALL snowflake_backfill('legacy'::regclass, 'key'::name, '1'::text, 'key IS NULL'::text, 10, '1 ms'::interval, 0::bigint);
     DROP TABLE legacy;
 """
 
