@@ -70,6 +70,7 @@ pub(crate) fn planned(
     relation: pg_sys::Oid,
     column: Option<&CStr>,
 ) -> Result<Vec<Step>, spi::Error> {
+    check_exists(relation);
     let catalogs = Catalogs::prepare(PLANNED)?;
     let request = Request { relation, column, lock_timeout: PLANNED, attempts: 1, accept: vec![] };
     let mut facts = look(&request, || catalogs.facts(relation, column, None))?;
@@ -93,9 +94,8 @@ pub(crate) fn convert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
     check(&plan(&first, &lock_timeout), &first, &request.accept);
     retry(request, &targets(&first), || {
         as_owner(&first, || {
-            // The greatest key, before anybody has to wait for it to be found.
-            let mut facts = first.clone();
-            let mut facts = undone(|| read_values(&mut facts).map(|()| facts))?;
+            // With the greatest key, before anybody has to wait for it to be found.
+            let mut facts = undone(|| catalogs.facts_again(relation, column, &first))?;
             check(&plan(&facts, &lock_timeout), &facts, &request.accept);
             lock_views(&facts);
             let mut ran = run(&snowflake_migration::locks(&facts, &lock_timeout))?;
@@ -160,7 +160,14 @@ fn begin(request: &Request<'_>) -> Result<Catalogs, spi::Error> {
     if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
         Error::OldSnapshot.raise();
     }
+    check_exists(request.relation);
     Catalogs::prepare(request.lock_timeout)
+}
+
+fn check_exists(relation: pg_sys::Oid) {
+    if owner_of(relation).is_none() {
+        Error::NoRelation { oid: relation }.raise();
+    }
 }
 
 /// The steps of a plan behind those that take the locks.
@@ -279,13 +286,14 @@ fn attempts<T>(
         // Who has had a lock for long is likely to keep it: nobody shall wait behind us for him.
         let old = if takes_locks { in_the_way(targets, true)? } else { Vec::new() };
         if old.is_empty() {
-            match subtransaction(&work) {
+            match subtransaction(|| with_present_snapshot(&work)) {
                 Ok(done) => return done,
-                Err(error) if !is_locked(&error) => error.rethrow(),
-                Err(_) => {
+                Err(error) if is_locked(&error) => {
                     let now = in_the_way(targets, false)?;
                     last = if now.is_empty() { last } else { now };
                 }
+                Err(error) if is_gone(&error) && attempt < request.attempts => (),
+                Err(error) => error.rethrow(),
             }
         } else {
             last = old;
@@ -313,13 +321,25 @@ fn name_of(relation: pg_sys::Oid) -> String {
 
 /// Whether somebody else has the lock.
 fn is_locked(error: &CaughtError) -> bool {
-    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else {
-        return false;
-    };
     matches!(
-        report.sql_error_code(),
-        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+        sqlstate(error),
+        Some(
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+                | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+        )
     )
+}
+
+/// Whether something is gone that was there when the catalogs were read: a partition, say.
+fn is_gone(error: &CaughtError) -> bool {
+    sqlstate(error) == Some(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE)
+}
+
+fn sqlstate(error: &CaughtError) -> Option<PgSqlErrorCode> {
+    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else {
+        return None;
+    };
+    Some(report.sql_error_code())
 }
 
 /// Waits from one to three lock timeouts, so that two who try do not try at the same time.
@@ -337,6 +357,19 @@ fn rest(lock_timeout: i64, attempt: i32) {
 /// Looks without a lock that outlasts the look: two who convert one table would wait for each other.
 fn undone<T>(work: impl FnOnce() -> T) -> T {
     within(work, false).unwrap_or_else(|error| error.rethrow())
+}
+
+/// Does something that reads what is there now: else it would be what was there when the statement began, at
+/// each attempt.
+fn with_present_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: pushed and popped as a pair; where `work` ends with an error, the end of its subtransaction pops
+    // it.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let done = work();
+        pg_sys::PopActiveSnapshot();
+        done
+    }
 }
 
 /// Runs in a transaction of its own within the present one: what it has done is undone where it ends
@@ -445,6 +478,13 @@ impl Catalogs {
         if facts.relation.oid == 0 {
             Error::NoRelation { oid: relation }.raise();
         }
+        // What was dropped while the catalogs were read, has a number for a name.
+        let tables = facts.tables.iter().map(|table| (&table.name, table.oid));
+        let sequences = facts.sequences.iter().map(|sequence| (&sequence.name, sequence.oid));
+        let is_number = |name: &str| name.starts_with(|letter: char| letter.is_ascii_digit());
+        if let Some((_, oid)) = tables.chain(sequences).find(|(name, _)| is_number(name)) {
+            Error::NoRelation { oid: pg_sys::Oid::from_u32(oid) }.raise();
+        }
         needed_for_other_ways_back(&mut facts)?;
         Ok(facts)
     }
@@ -470,7 +510,7 @@ impl Catalogs {
         Ok(facts)
     }
 
-    /// The facts once more, under the locks: what only a person needs to read is as it was.
+    /// The facts once more: what only a person needs to read is as it was.
     fn facts_again(
         &self,
         relation: pg_sys::Oid,
@@ -482,6 +522,8 @@ impl Catalogs {
             likely_references: before.likely_references.clone(),
             narrow_arguments: before.narrow_arguments.clone(),
             key_triggers: before.key_triggers.clone(),
+            unindexed: before.unindexed.clone(),
+            computed: before.computed.clone(),
             publications: before.publications.clone(),
             standbys: before.standbys,
             first_id: before.first_id,

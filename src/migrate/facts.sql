@@ -70,9 +70,12 @@ owned AS (
 sequences AS (
     SELECT o.sequence AS oid FROM owned o
     UNION
+    -- Partition by partition, however few the planner expects.
     SELECT d.refobjid FROM tables t
-    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = t.default_oid
-        AND d.refclassid = 'pg_class'::regclass
+    CROSS JOIN LATERAL (
+        SELECT d.refobjid FROM pg_depend d
+        WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = t.default_oid AND d.refclassid = 'pg_class'::regclass
+        OFFSET 0) AS d
     JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
 ),
 -- Which defaults take numbers from them.
@@ -188,7 +191,7 @@ SELECT jsonb_build_object(
         JOIN pg_attribute k ON k.attrelid = f.confrelid AND k.attnum = u.theirs
         WHERE u.theirs = h.attnum AND a.atttypid IN (SELECT type FROM narrow)),
     'unindexed', (SELECT coalesce(jsonb_agg(t.name ORDER BY t.place), '[]') FROM tables t
-        WHERE t.oid <> $1 AND t.relkind = 'r' AND NOT EXISTS (
+        WHERE $3 AND t.oid <> $1 AND t.relkind = 'r' AND NOT EXISTS (
             SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
             WHERE i.indrelid = t.oid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = t.attnum
                 AND m.amname = 'btree')),
@@ -203,22 +206,22 @@ SELECT jsonb_build_object(
     'computed', (SELECT coalesce(jsonb_agg(DISTINCT x.what), '[]') FROM (
         SELECT 'constraint ' || quote_ident(c.conname) || ' of ' || t.name AS what
         FROM tables t JOIN pg_constraint c ON c.conrelid = t.oid AND c.contype = 'c' AND t.attnum = ANY (c.conkey)
-        WHERE c.conislocal
+        WHERE $3 AND c.conislocal
         UNION ALL
         SELECT 'column ' || t.name || '.' || quote_ident(a.attname)
         FROM tables t
-        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum
-            AND d.classid = 'pg_attrdef'::regclass
-        JOIN pg_attrdef f ON f.oid = d.objid
-        JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
-        WHERE a.attislocal
+        JOIN pg_attribute a ON a.attrelid = t.oid AND a.attgenerated <> '' AND a.attislocal
+        JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+        JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum
+        WHERE $3
         UNION ALL
         SELECT 'index ' || i.indexrelid::regclass::text
         FROM tables t
         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum
             AND d.classid = 'pg_class'::regclass
         JOIN pg_index i ON i.indexrelid = d.objid
-        WHERE t.attnum <> ALL (i.indkey::int2[]) AND NOT t.relispartition) AS x),
+        WHERE $3 AND t.attnum <> ALL (i.indkey::int2[]) AND NOT t.relispartition) AS x),
     'likely_references', (SELECT coalesce(jsonb_agg(DISTINCT a.attrelid::regclass::text || '.' || quote_ident(a.attname)), '[]')
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition
         WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN (SELECT type FROM narrow)

@@ -265,7 +265,8 @@ def test_transactions_are_as_old_as_they_are(migrating, sessions):
     assert len(converting.join()) == 6
 
 
-def test_a_partition_is_detached_meanwhile(migrating, sessions):
+@pytest.mark.parametrize("change", ["ALTER TABLE items DETACH PARTITION more; ALTER TABLE more ALTER id DROP DEFAULT", "DROP TABLE more"])
+def test_a_partition_goes_meanwhile(migrating, sessions, change):
     """The table is converted nevertheless."""
     migrating.execute(
         """
@@ -274,8 +275,8 @@ def test_a_partition_is_detached_meanwhile(migrating, sessions):
         """
     )
     first, other = sessions
-    first.execute("ALTER TABLE items DETACH PARTITION more; ALTER TABLE more ALTER id DROP DEFAULT")
-    waiting = Second(other, "SELECT statement FROM snowflake_convert('items', lock_timeout => '1 minute')")
+    first.execute(change)
+    waiting = Second(other, "SELECT statement FROM snowflake_convert('items', lock_timeout => '1 s')")
     waits(migrating, other)
     first.commit()
     assert "ALTER TABLE ONLY public.items ALTER COLUMN id SET DEFAULT public.snowflake_nextval()" in waiting.join()
