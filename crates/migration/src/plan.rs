@@ -165,11 +165,13 @@ fn setval(sequence: &Sequence, value: i64, is_called: bool) -> Step {
 /// stood when they were sealed.)
 pub fn revert(before: &Facts, lock_timeout: &str) -> Vec<Step> {
     let mut steps = locks(before, lock_timeout);
+    // Beside an identity, as a partition can have it that was attached, a default is not asked; and where there
+    // is one, no identity can be added.
     let (with_default, without): (Vec<&Table>, Vec<&Table>) = before
         .tables
         .iter()
-        .filter(|table| gets_default(table, before))
-        .partition(|table| table.default.is_some());
+        .filter(|table| gets_default(table, before) || !table.identity.is_empty())
+        .partition(|table| table.default.is_some() && table.identity.is_empty());
     steps.extend(without.into_iter().map(|table| alter(table, "DROP DEFAULT", Only::Yes)));
     for sequence in &before.sequences {
         if sequence.is_identity {

@@ -219,6 +219,35 @@ fn statements(steps: &[Step]) -> Vec<String> {
     steps.iter().filter_map(|step| step.statement.clone()).collect()
 }
 
+/// From PostgreSQL 17 on, a partition that was attached has the identity of its table, and the default that it
+/// had.
+#[test]
+fn a_default_beside_an_identity() {
+    let table = |oid: u32, own_identity, default: Option<&str>| Table {
+        name: format!("public.t{oid}"),
+        oid,
+        kind: "r".to_owned(),
+        column: "id".to_owned(),
+        identity: "a".to_owned(),
+        own_identity,
+        default: default.map(str::to_owned),
+        is_converted: default == Some(GENERATOR),
+        ..Table::default()
+    };
+    let own = Some("nextval('public.s1'::regclass)");
+    let facts = Facts {
+        relation: Relation { oid: 1, ..Relation::default() },
+        tables: vec![table(1, true, None), table(2, false, own), table(3, false, Some(GENERATOR))],
+        ..Facts::default()
+    };
+    let steps = statements(&revert(&facts, "100ms"));
+    for (number, statement) in (1..).zip(&steps[5..]) {
+        let drop = format!("ALTER TABLE ONLY public.t{number} ALTER COLUMN id DROP DEFAULT");
+        assert_eq!(*statement, drop);
+    }
+    assert_eq!(steps.len(), 8);
+}
+
 proptest! {
     #[test]
     fn what_a_plan_does_is_taken_back(facts in facts()) {
