@@ -17,7 +17,7 @@ def check(path):
 
 @pytest.mark.parametrize("name", ["snowflake_id", "snowflake_id_node", "snowflake_id_migrate"])
 def test_the_scripts(installation, name):
-    script = next(installation.root.rglob(f"{name}--*.sql"))
+    script = next(installation.extensions.glob(f"{name}--*.sql"))
     assert check(script) == (0, [])
 
 

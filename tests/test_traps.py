@@ -57,7 +57,7 @@ DEPENDENCIES = """
 
 
 def scripts(installation):
-    return {name: next(installation.root.rglob(f"{name}--*.sql")) for name in EXTENSIONS}
+    return {name: next(installation.extensions.glob(f"{name}--*.sql")) for name in EXTENSIONS}
 
 
 def used(installation):

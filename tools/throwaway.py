@@ -190,6 +190,9 @@ class Installation:
         if own_loader:
             self._set_loader(self._relocated(own_loader))
         self._libraries = self._relocated(Path(paths["PKGLIBDIR"]))
+        # Where the server looks; tests put copies of what is there elsewhere below the root, too.
+        self.extensions = self._relocated(Path(paths["SHAREDIR"])) / "extension"
+        self.library = self._libraries / "snowflake_id.so"
 
     def _set_loader(self, loader):
         """Have the copied programs begin with the copied loader: of all paths in them, its alone is absolute."""
@@ -199,8 +202,7 @@ class Installation:
     def _install(self, package, paths):
         if package.is_dir():
             shutil.copytree(package, self.root, dirs_exist_ok=True)
-        library = self._relocated(Path(paths["PKGLIBDIR"])) / "snowflake_id.so"
-        if not library.exists():
+        if not self.library.exists():
             raise ServerError(
                 f"{package} holds no snowflake_id for {self.version}: run 'make PG_CONFIG={self.pg_config}' first"
             )

@@ -65,6 +65,14 @@ def status(connection):
     return row
 
 
+def subscription_errors(connection):
+    """How often each subscription has failed, to copy or to apply. Which columns count that, differs: 19 has one more."""
+    counts = connection.execute("SELECT * FROM pg_stat_subscription_stats")
+    columns = [i for i, column in enumerate(counts.description) if column.name.endswith("_error_count")]
+    assert len(columns) >= 2
+    return [sum(row[i] for i in columns) for row in counts.fetchall()]
+
+
 def kept(connection):
     """Wait until there are the tables that the keeper creates in its database, which a session needs that asks for no id."""
     tables = "SELECT to_regclass('snowflake_id_node.samples')"

@@ -266,10 +266,12 @@ def test_files_in_a_place_of_their_own(installation, start_server, connect):
     if installation.major < 18:
         pytest.skip("extension_control_path came with PostgreSQL 18")
     place = installation.directory()
-    for suffix, below in (".control", "share/extension"), (".sql", "share/extension"), (".so", "lib"):
-        (place / below).mkdir(parents=True, exist_ok=True)
-        for file in list(installation.root.rglob(f"snowflake_id*{suffix}")):
-            shutil.copy(file, place / below)
+    sql, library = place / "share/extension", place / "lib"
+    sql.mkdir(parents=True)
+    library.mkdir()
+    for file in installation.extensions.glob("snowflake_id*"):
+        shutil.copy(file, sql)
+    shutil.copy(installation.library, library)
     # Without $system: what is found is found there.
     server = start_server(postgres={"extension_control_path": f"{place}/share", "dynamic_library_path": f"{place}/lib:$libdir"})
     connection = connect(server)

@@ -326,7 +326,7 @@ def version(pg_config):
 
 def scripts(installation):
     """The SQL of the extension in an installation."""
-    return {file.name: file.read_text() for file in installation.root.rglob("snowflake_id--*.sql")}
+    return {file.name: file.read_text() for file in installation.extensions.glob("snowflake_id--*.sql")}
 
 
 @contextlib.contextmanager

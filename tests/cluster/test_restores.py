@@ -9,7 +9,15 @@ import itertools
 import psycopg
 import pytest
 from clients import eventually
-from nodes import REPLICATION, SCHEMA, Lessee, kept, next_id, status
+from nodes import (
+    REPLICATION,
+    SCHEMA,
+    Lessee,
+    kept,
+    next_id,
+    status,
+    subscription_errors,
+)
 from registries import PostgresRegistry
 from test_copies import AHEAD, dump, load, run_ahead, verdict
 
@@ -171,5 +179,4 @@ def test_what_is_replicated_changes_nothing(start_server, copies, connect, state
         mark = after.pop("high_water_marks")
         assert set(rows["high_water_marks"]) <= set(mark), change
         assert after == {table: found for table, found in rows.items() if table != "high_water_marks"}, change
-    errors = "SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats"
-    assert there.execute(errors).fetchall() == [(0, 0)]
+    assert subscription_errors(there) == [0]
