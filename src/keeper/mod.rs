@@ -98,6 +98,8 @@ fn run(shared: &'static Shared, layout: &'static Layout) {
     let server = Server::new(shared, layout);
     let mut keeper = Keeper::new(server, *layout, reading::boot_id());
     let (mut sampler, mut rate) = (Sampler::new(shared, layout), Rate::default());
+    // In the midst of its first look it may have opened a window already: it is not stuck then.
+    report.heartbeat.store(uptime(), Ordering::Relaxed);
     while !signals::stop_requested() {
         if BackgroundWorker::sighup_received() {
             // SAFETY: the context is that of a reload, as in PostgreSQL's own workers.
