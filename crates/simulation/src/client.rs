@@ -222,7 +222,7 @@ impl Session {
         }
     }
 
-    /// What a call says of the status that is shown.
+    /// What became of a call.
     fn after(&self, result: Result<(), Refused>) {
         let cluster = self.node.cluster();
         match result {
@@ -238,13 +238,7 @@ impl Session {
                 {
                     self.server.refused_while_locked.set(true);
                 }
-                if let Refused::Silent
-                | Refused::Time
-                | Refused::Clock
-                | Refused::Seen
-                | Refused::Verdict(_) = refused
-                    && cluster.is_verbose()
-                {
+                if cluster.is_verbose() {
                     let why = match refused {
                         Refused::Clock => "clock",
                         Refused::Seen => "seen",
