@@ -56,6 +56,13 @@ pub struct Terms {
     pub heartbeat: Duration,
 }
 
+impl Terms {
+    /// How long who is silent, a node or its registry, counts as being there: three heartbeats.
+    pub const fn presence(&self) -> Duration {
+        self.heartbeat.saturating_mul(3)
+    }
+}
+
 /// What the settings say of the lease. The address can hold a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Asked {

@@ -4,7 +4,6 @@
 
 use crate::address::Parts;
 use crate::error::{Error, root_cause};
-use crate::holder::presence;
 use crate::net::{ANSWER, Hosts, Spot, Target};
 use crate::store::{Entry, Store};
 use crate::tls::{self, Files};
@@ -44,7 +43,7 @@ impl EtcdAddress {
     }
 
     pub(crate) fn open(self, terms: Terms) -> EtcdStore {
-        let ttl = presence(terms).as_secs().max(1);
+        let ttl = terms.presence().as_secs().max(1);
         let place = |(name, port): &(String, u16)| {
             (format!("etcd at {name}:{port}"), Target::Tcp(name.clone(), *port))
         };

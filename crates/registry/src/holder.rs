@@ -12,11 +12,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// How long a node that is silent counts as alive.
-pub(crate) const fn presence(terms: Terms) -> Duration {
-    terms.heartbeat.saturating_mul(3)
-}
-
 /// How long others may take to object to a claim: one heartbeat and, if it is 10 s at
 /// least, one that gets no answer, and the next try.
 fn objection(terms: Terms) -> Duration {

@@ -3,7 +3,6 @@
 use crate::address::{Options, PASSWORD_FILE, Password, refuse_half_a_password};
 use crate::bounded::{Bounded, BoundedTls, Bounds};
 use crate::error::{Error, root_cause};
-use crate::holder::presence;
 use crate::net::{Hosts, Pipe, Spot, Target};
 use crate::store::{Entry, Store};
 use crate::tls::{self, Files};
@@ -97,7 +96,7 @@ impl PostgresAddress {
     }
 
     pub(crate) fn open(self, terms: Terms) -> PostgresStore {
-        let seconds = presence(terms).as_secs_f64();
+        let seconds = terms.presence().as_secs_f64();
         let hosts = self.servers.iter().map(|server| (server.place.clone(), server.target.clone()));
         PostgresStore { hosts: Hosts::new(hosts), address: self, seconds, connection: None }
     }

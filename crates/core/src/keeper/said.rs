@@ -5,10 +5,6 @@ use super::world::{Notice, Shown, World};
 use crate::tenancy::{Terms, Trouble};
 use crate::window::{Conflict, Number};
 
-/// How many heartbeats a registry may fail to answer before it is worth a line: as many as its other
-/// nodes take a silent one for alive.
-const PATIENCE: u32 = 3;
-
 #[derive(Debug, Default)]
 pub(super) struct Said {
     verdict: Option<(Verdict, Option<Number>)>,
@@ -98,7 +94,7 @@ impl Said {
             return;
         };
         let lasts = u128::from(now.saturating_sub(trouble.since).max(0).unsigned_abs());
-        if !self.unrenewed && lasts >= (terms.heartbeat * PATIENCE).as_micros() {
+        if !self.unrenewed && lasts >= terms.presence().as_micros() {
             self.unrenewed = true;
             world.log(Notice::LeaseNotRenewed { trouble, until });
         }

@@ -5,7 +5,6 @@ mod wire;
 
 use crate::address::Parts;
 use crate::error::Error;
-use crate::holder::presence;
 use crate::net::{Hosts, Spot, Target};
 use crate::store::{Entry, Store};
 use snowflake_core::tenancy::Terms;
@@ -38,7 +37,7 @@ impl ZooKeeperAddress {
         };
         let hosts = Hosts::new(self.parts.hosts.iter().map(place));
         let nodes = Nodes { path: self.parts.path.clone(), access: self.access() };
-        ZooKeeperStore { address: self, hosts, nodes, timeout: presence(terms), session: None }
+        ZooKeeperStore { address: self, hosts, nodes, timeout: terms.presence(), session: None }
     }
 
     fn access(&self) -> Access {
