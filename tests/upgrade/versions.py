@@ -54,9 +54,8 @@ class Package:
 
     def __init__(self, installation, directory=None):
         self.installation = installation
-        directory = directory or installation.root
-        self.scripts = next(directory.rglob("snowflake_id.control")).parent
-        self.library = next(directory.rglob("snowflake_id.so"))
+        self.scripts = directory / "share/extension" if directory else installation.extensions
+        self.library = directory / "lib/snowflake_id.so" if directory else installation.library
         self.extensions = releases.extensions(self.scripts)
         self._present = self.library.with_name("snowflake_id.present")
         shutil.copy(self.library, self._present)
