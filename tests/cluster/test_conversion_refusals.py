@@ -360,6 +360,24 @@ def test_arguments(migrating, call, sqlstate, message):
     assert (diag.sqlstate, diag.message_primary) == (sqlstate, message)
 
 
+@pytest.mark.parametrize(
+    "call, argument",
+    [
+        ("SELECT * FROM snowflake_convert('items', lock_timeout => '0')", "lock_timeout"),
+        ("SELECT * FROM snowflake_convert('items', attempts => 0)", "attempts"),
+        ("CALL snowflake_backfill('items', 'n', batch => 0)", "batch"),
+    ],
+)
+def test_defaults_that_hints_name(migrating, call, argument):
+    """What is left out is what the function itself takes then."""
+    migrating.execute(ITEMS)
+    arguments = "SELECT pg_get_function_arguments(oid) FROM pg_proc WHERE proname = substring(%s from 'snowflake_[a-z]+')"
+    ((found,),) = migrating.execute(arguments, [call]).fetchall()
+    default = re.search(rf"\b{argument} \w+ DEFAULT ([^,]+)", found)[1]
+    named = re.fullmatch("Leave it out for the default, (.+).", refusal(migrating, call).message_hint)[1]
+    assert migrating.execute(f"SELECT {default} = '{named}'").fetchone() == (True,)
+
+
 def test_changed_since(migrating):
     migrating.execute(f"{ITEMS} SELECT * FROM snowflake_convert('items')")
     migrating.execute("ALTER TABLE items ALTER id SET DEFAULT 7")
