@@ -200,12 +200,15 @@ class Copies:
         self._installation = installation
         self._servers = []
 
-    def make(self, original, *options, name="copy", start=True, **more):
-        """A server with the original's data and configuration; `more` goes to adopt()."""
-        server = self.adopt(original, **more)
+    def make(self, original, *options, name="copy", start=True, postgres=None, **more):
+        """A server with the original's data and configuration; `more` goes to adopt().
+
+        A standby connects to its primary as `name`. pg_basebackup does not: its connections may outlive it.
+        """
+        server = self.adopt(original, postgres={"cluster_name": name, **(postgres or {})}, **more)
         self._installation.run(
             self._installation.bin("pg_basebackup"), "-D", server.data, "-c", "fast", "--no-sync", *options,
-            "-d", f"{original.conninfo()} application_name={name}",
+            "-d", original.conninfo(),
         )  # fmt: skip
         return server.start() if start else server
 
@@ -249,7 +252,8 @@ def clock_of(connection):
 
 def cut(primary):
     """Cut the primary off from its standby: what it has still to send does not leave it. Its walsender's id."""
-    pid = int(primary.psql("SELECT pid FROM pg_stat_replication WHERE application_name = 'standby'"))
+    walsender = "SELECT pid FROM pg_stat_replication WHERE application_name = 'standby'"
+    pid = int(eventually(lambda: primary.psql(walsender), "the standby is connected"))
     suspend(pid)
     return pid
 
