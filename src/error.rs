@@ -255,13 +255,13 @@ impl Error {
                 Setup,
                 format!("extension {EXTENSION} cannot be created in database \"{database}\""),
                 format!("The keeper keeps this node's record in tables of the extension. {}", sentence(why)).trim_end().to_owned(),
-                format!("The keeper tries again. To try it by hand, connect to database \"{database}\" and run: CREATE EXTENSION {EXTENSION};"),
+                format!("The keeper tries again. To try it by hand, {}", in_keepers_database(&format!("CREATE EXTENSION {EXTENSION};"))),
             ),
             Self::SchemaTaken { database } => Text::new(
                 Setup,
                 format!("schema {EXTENSION} in database \"{database}\" is not the extension's"),
                 "The keeper creates the extension, and its script the schema: in one that somebody has made before, objects of his could be run with the rights of a superuser.",
-                format!("See what the schema holds; then connect to database \"{database}\" and run: ALTER SCHEMA {EXTENSION} RENAME TO {EXTENSION}_old;"),
+                format!("See what the schema holds; then {}", in_keepers_database(&format!("ALTER SCHEMA {EXTENSION} RENAME TO {EXTENSION}_old;"))),
             ),
             Self::TableChanged { what: Changed { table, what, undo }, .. } if undo.is_empty() => Text::new(
                 Setup,
@@ -275,7 +275,7 @@ impl Error {
                 what.clone(),
                 // Ids are asked for in any database; the statement is for the keeper's.
                 if *by_keeper {
-                    format!("If nobody needs it, connect to database \"{}\" and run: {undo}", settings::database())
+                    format!("If nobody needs it, {}", in_keepers_database(undo))
                 } else {
                     format!("If nobody needs it: {undo}")
                 },
@@ -321,7 +321,7 @@ impl Error {
                     shown(Some(*updated_at)),
                     if *copy { " One of the two data directories is a copy of the other." } else { "" },
                 ),
-                format!("Two running nodes with one worker id generate the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again, connect to database \"{}\" and run: DELETE FROM {EXTENSION}.high_water_marks WHERE node = '{by}';", settings::database()),
+                format!("Two running nodes with one worker id generate the same ids. Give this one another: ALTER SYSTEM SET snowflake_id.worker_id = N; SELECT pg_reload_conf(); Or, if the other one will never run again, {}", in_keepers_database(&format!("DELETE FROM {EXTENSION}.high_water_marks WHERE node = '{by}';"))),
             ),
             Self::TwoSources => Text::new(
                 Setup,
@@ -443,6 +443,8 @@ impl Error {
             ),
             Self::BadSetting { setting, value, why } => {
                 let (detail, hint) = why.help();
+                // The detail names the layout; a server that does not start cannot be asked for it.
+                let hint = if hint == LAYOUT_IN_FORCE_HINT { String::new() } else { hint };
                 let hint = format!("Correct it in postgresql.conf, or in postgresql.auto.conf after ALTER SYSTEM, and start the server again. {hint}");
                 Text::new(
                     Code(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE),
@@ -886,6 +888,11 @@ impl TextForm {
             }
         }
     }
+}
+
+/// A statement that concerns the keeper's tables, for who may read the hint in any database.
+fn in_keepers_database(statement: &str) -> String {
+    format!("connect to database \"{}\" and run: {statement}", settings::database())
 }
 
 /// A layout's name in a message: its preset's or its spelling.
