@@ -521,6 +521,7 @@ impl Catalogs {
         let mut facts = Facts {
             likely_references: before.likely_references.clone(),
             narrow_arguments: before.narrow_arguments.clone(),
+            narrow_views: before.narrow_views.clone(),
             key_triggers: before.key_triggers.clone(),
             unindexed: before.unindexed.clone(),
             computed: before.computed.clone(),

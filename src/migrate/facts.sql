@@ -237,6 +237,14 @@ SELECT jsonb_build_object(
             AND ltrim(n.name, '_p') IN (SELECT ltrim(l.name, '_p') FROM likely l)
             AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
                 AND e.deptype = 'e')),
+    'narrow_views', (SELECT coalesce(jsonb_agg(DISTINCT v.oid::regclass::text), '[]')
+        FROM tables t
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = t.attnum
+            AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite r ON r.oid = d.objid
+        JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
+        CROSS JOIN (VALUES ('::integer'), ('::smallint')) AS n(narrow)
+        WHERE $3 AND strpos(translate(pg_get_viewdef(v.oid, true), '.(', '  '), ' ' || quote_ident(t.attname) || n.narrow) > 0),
     'publications', (SELECT coalesce(jsonb_agg(DISTINCT quote_ident(p.pubname)), '[]')
         FROM pg_publication p
         WHERE $3 AND (p.puballtables

@@ -314,6 +314,14 @@ WARNINGS = {
         f"{ITEMS} CREATE FUNCTION f(a text, item_id integer) RETURNS integer LANGUAGE sql AS 'SELECT 1'",
         "Function public.f(text,integer) has an argument with the name of a reference to this table, and no room for an id.",
     ),
+    "narrow_view": (
+        f"{ITEMS} CREATE VIEW short AS SELECT i.id::integer AS number FROM items i; CREATE VIEW all_of_it AS SELECT id, octet_length(note)::smallint FROM items",
+        "View public.short makes an integer or a smallint of the key: reading it is an error with the first id. Create it anew without the cast.",
+    ),
+    "narrow_view, a materialized one": (
+        f"{ITEMS} CREATE MATERIALIZED VIEW short AS SELECT note FROM items WHERE (id::smallint) > 0",
+        "View public.short makes an integer or a smallint of the key: reading it is an error with the first id. Create it anew without the cast.",
+    ),
 }
 
 

@@ -27,6 +27,8 @@ pub struct Facts {
     pub likely_references: Vec<String>,
     /// Functions with a narrow argument that looks like a reference by its name.
     pub narrow_arguments: Vec<String>,
+    /// Views that make a narrow number of the key.
+    pub narrow_views: Vec<String>,
     /// Tables of the tree without an index that begins with the key.
     pub unindexed: Vec<String>,
     /// Triggers that may give the key: they run before an insert, and call `nextval`.

@@ -654,6 +654,16 @@ fn warnings(facts: &Facts) -> Vec<Step> {
             "If it is one, make it bigint first.",
         );
     }
+    for what in &facts.narrow_views {
+        warn(
+            "narrow_view",
+            what,
+            format!(
+                "View {what} makes an integer or a smallint of the key: reading it is an error with the first id."
+            ),
+            "Create it anew without the cast.",
+        );
+    }
     steps
 }
 
