@@ -43,8 +43,10 @@ fn snowflake_audit(
         workers: worker_ids.map(|text| settings::parse_ranges(&text, layout).or_raise()),
         since,
         share: sample.unwrap_or(1.0),
-        // Below 0 it is none.
-        tolerance: tolerance.map_or(0, |tolerance| tolerance.as_micros()).try_into().unwrap_or(0),
+        // Below 0 it is none, and there is no more than all of time.
+        tolerance: tolerance.map_or(0, |tolerance| {
+            tolerance.as_micros().clamp(0, u64::MAX.into()).try_into().unwrap_or(u64::MAX)
+        }),
     };
     guarded(|| audit(request, layout)).map(TableIterator::new)
 }

@@ -533,7 +533,9 @@ def test_inversions(items):
         "'1 second'": [6],
         "'999999 microseconds'": [4, 6],
         "'10 seconds'": [],
+        "'178000000 years'": [],
         "'-5 seconds'": [4, 6, 9],
+        "'-178000000 years'": [4, 6, 9],
         "NULL": [4, 6, 9],
     }
     for tolerance, ids in expected.items():
