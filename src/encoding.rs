@@ -125,6 +125,19 @@ pub(crate) fn to_server(text: &str) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
+/// Text of the database's that becomes a part of a statement: where it would not be the same there, what is
+/// around the character that gets lost.
+pub(crate) fn exact(text: &Verbatim) -> Result<String, String> {
+    let decoded = decode(&text.0);
+    if to_server(&decoded).as_bytes() == text.0 {
+        return Ok(decoded);
+    }
+    let encoding = encoding();
+    let is_lost = |c: char| !c.is_ascii() && encode(c, encoding).is_none();
+    let quoted = |c: char| c == '"' || c == '\'' || c == '\\' || c.is_whitespace();
+    Err(decoded.split(quoted).find(|part| part.contains(is_lost)).unwrap_or_default().to_owned())
+}
+
 /// A character in the database's encoding, where that has it. It takes no transaction.
 fn encode(c: char, encoding: c_int) -> Option<CString> {
     // `?` stands for what is missing, and for what was, on the way in.

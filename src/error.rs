@@ -87,6 +87,8 @@ pub(crate) enum Error {
     BadLockTimeout { lock_timeout: i64 },
     BadAttempts { attempts: i32 },
     NoMigrateExtension,
+    Guarded,
+    Lost { text: String },
     MayNotConvert { relation: String },
     Refused { relation: String, step: Box<Step>, more: usize },
     Unread { relation: String, column: String, steps: Vec<Step>, accepted: Vec<String> },
@@ -676,6 +678,18 @@ impl Error {
                 "extension snowflake_id_migrate is missing in this database",
                 "What the way back needs is kept in a table of it.",
                 "As a superuser: CREATE EXTENSION snowflake_id_migrate;",
+            ),
+            Self::Guarded => Text::new(
+                Code(Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE),
+                "permission denied for table snowflake_id_migrate.conversions",
+                "What is in it is run as the owners of tables: nobody else writes it, whatever rights he has.",
+                "snowflake_convert(), snowflake_revert() and snowflake_convert_finish() write it.",
+            ),
+            Self::Lost { text } => Text::new(
+                Code(Sqlstate::ERRCODE_UNTRANSLATABLE_CHARACTER),
+                format!("cannot write \"{text}\" in a statement"),
+                "It is no text of the database's encoding, or one that PostgreSQL does not convert to UTF-8 and back: the statement would mean something else.",
+                "Rename it, or set the default, or fill the column, by statements of your own.",
             ),
             Self::MayNotConvert { relation } => Text::new(
                 Code(Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -176,6 +176,11 @@ fn behind_locks(steps: &[Step], facts: &Facts) -> Vec<Step> {
     statements(steps).skip(locks).cloned().collect()
 }
 
+/// Text that becomes a part of statements; an error where these would say something else.
+fn exact(text: Verbatim) -> String {
+    encoding::exact(&text).unwrap_or_else(|lost| Error::Lost { text: lost }.raise())
+}
+
 fn statements(steps: &[Step]) -> impl Iterator<Item = &Step> {
     steps.iter().filter(|step| step.statement.is_some())
 }
@@ -444,7 +449,9 @@ impl Catalogs {
         // One plan of all calls, whatever their arguments.
         Spi::connect(|client| {
             client.select(
+                // And names that are written as they were when they were kept.
                 "SELECT set_config('plan_cache_mode', 'force_generic_plan', true),
+                     set_config('quote_all_identifiers', 'off', true),
                      set_config('lock_timeout', $1::text, true)",
                 None,
                 &[lock_timeout.into()],
@@ -470,9 +477,9 @@ impl Catalogs {
         let json = Spi::connect(|client| {
             let values = [relation.into(), name, all.into()];
             let rows = client.select(&self.0, Some(1), &values)?;
-            rows.map(|row| row.get::<Text>(1)).next().transpose()
+            rows.map(|row| row.get::<Verbatim>(1)).next().transpose()
         })?;
-        let json = json.flatten().map_or_else(String::new, |json| json.0);
+        let json = json.flatten().map_or_else(String::new, exact);
         let facts = serde_json::from_str::<Facts>(&json);
         let mut facts = facts.unwrap_or_else(|error| error!("snowflake_id: {error}"));
         if facts.relation.oid == 0 {
@@ -600,30 +607,38 @@ fn is_an_id(key: i64, layout: &Layout) -> bool {
 /// The extension that spreads a table over others.
 fn engine(relation: pg_sys::Oid) -> Result<Option<String>, spi::Error> {
     // Only what belongs to such an extension is looked into.
-    let query = "SELECT e.extname::text, d.objid::regclass::text FROM pg_extension e
+    let query = "SELECT e.extname::text, c.oid::regclass::text, c.relowner FROM pg_extension e
          JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
              AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
          JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
          WHERE (e.extname, c.relname) IN (('citus', 'pg_dist_partition'), ('timescaledb', 'hypertable'))";
-    Spi::connect(|client| {
-        let found: Vec<(Option<Text>, Option<Text>)> = client
-            .select(query, None, &[])?
-            .map(|row| Ok::<_, spi::Error>((row.get(1)?, row.get(2)?)))
-            .collect::<Result<_, _>>()?;
-        for (engine, table) in found.into_iter().filter_map(|(engine, table)| engine.zip(table)) {
-            let condition = if engine.0 == "citus" {
-                "logicalrelid = $1"
-            } else {
-                "(schema_name, table_name) = (SELECT relnamespace::regnamespace::name, relname
-                     FROM pg_class WHERE oid = $1)"
-            };
-            let query = format!("SELECT FROM {} WHERE {condition}", table.0);
-            if !client.select(&query, Some(1), &[relation.into()])?.is_empty() {
-                return Ok(Some(engine.0));
-            }
+    let found = Spi::connect(|client| {
+        let rows = client.select(query, None, &[])?;
+        rows.map(|row| Ok((row.get::<Text>(1)?, row.get::<Text>(2)?, row.get::<pg_sys::Oid>(3)?)))
+            .collect::<Result<Vec<_>, spi::Error>>()
+    })?;
+    for found in found {
+        let (Some(engine), Some(table), Some(owner)) = found else { continue };
+        let condition = if engine.0 == "citus" {
+            "logicalrelid = $1"
+        } else {
+            "(schema_name, table_name) = (SELECT relnamespace::regnamespace::name, relname
+                 FROM pg_class WHERE oid = $1)"
+        };
+        let query = encoding::to_server(&format!("SELECT FROM {} WHERE {condition}", table.0));
+        let is_listed = || {
+            Spi::connect(|client| {
+                let rows = client.select(query.as_c_str(), Some(1), &[relation.into()])?;
+                Ok::<_, spi::Error>(!rows.is_empty())
+            })
+        };
+        // As its owner: whoever owns an extension can add a table to it, of types with casts that he has made.
+        // SAFETY: an owner is a role.
+        if unsafe { as_role(owner, true, is_listed) }? {
+            return Ok(Some(engine.0));
         }
-        Ok(None)
-    })
+    }
+    Ok(None)
 }
 
 /// Does something with the table of conversions, given its name, as its owner, who alone may write to it.
@@ -722,10 +737,12 @@ fn kept<'a>(catalogs: &Catalogs, request: &'a Request<'a>) -> Result<Kept<'a>, s
             );
             let values = [relation.into(), Text(column.name.clone()).into()];
             let rows = client.select(&query, Some(1), &values)?;
-            rows.map(|row| row.get::<Text>(1)).next().transpose()
+            rows.map(|row| row.get::<Verbatim>(1)).next().transpose()
         })
     })?;
-    let Some(Text(json)) = json.flatten() else { Error::NotConverted { relation: name }.raise() };
+    let Some(json) = json.flatten().map(exact) else {
+        Error::NotConverted { relation: name }.raise()
+    };
     if !now.is_converted {
         Error::ChangedSince { relation: name, column: column.name }.raise();
     }
@@ -838,9 +855,9 @@ pub(crate) struct Batch<'a> {
     pub(crate) relation: pg_sys::Oid,
     pub(crate) column: &'a CStr,
     /// An expression; `None` for the column's default.
-    pub(crate) value: Option<String>,
+    pub(crate) value: Option<Verbatim>,
     /// Which of the rows; `None` for those where the column is NULL.
-    pub(crate) condition: Option<String>,
+    pub(crate) condition: Option<Verbatim>,
     pub(crate) rows: i32,
     /// The primary key of the last row of the batch before: an array of texts, as SQL writes it.
     pub(crate) after: Option<Verbatim>,
@@ -870,8 +887,9 @@ pub(crate) fn backfill(batch: Batch<'_>) -> Result<(Option<Verbatim>, i64), spi:
         Error::NoDefault { relation: table, column }.raise();
     }
     // On lines of their own, as they may end with a comment.
-    let value = value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("(\n{value}\n)"));
-    let condition = condition.unwrap_or_else(|| format!("{column} IS NULL"));
+    let value =
+        value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("(\n{}\n)", exact(value)));
+    let condition = condition.map_or_else(|| format!("{column} IS NULL"), exact);
     let begin = if after.is_some() { format!("({keys}) > ({first})") } else { "true".to_owned() };
     as_owner_of(relation, &table, || {
         Spi::connect_mut(|client| {
@@ -910,8 +928,8 @@ fn along(relation: pg_sys::Oid, column: &CStr) -> Result<Along, spi::Error> {
     let query = "SELECT c.oid::regclass::text, quote_ident($2::text),
              string_agg(quote_ident(a.attname), ', ' ORDER BY k.place),
              string_agg(quote_ident(a.attname) || '::text', ', ' ORDER BY k.place),
-             string_agg(format('(($1::text[])[%s])::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place),
-             string_agg(format('(($2::text[])[%s])::%s', k.place, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.place),
+             string_agg(format('(($1::text[])[%s])::%s%s', k.place, format_type(a.atttypid, a.atttypmod), o.collate), ', ' ORDER BY k.place),
+             string_agg(format('(($2::text[])[%s])::%s%s', k.place, format_type(a.atttypid, a.atttypmod), o.collate), ', ' ORDER BY k.place),
              coalesce(bool_and(t.typtype = 'e' OR coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace), true),
              coalesce(bool_or(a.attname = $2), false),
              coalesce((SELECT f.atthasdef OR f.attidentity <> '' OR d.typdefault IS NOT NULL
@@ -922,6 +940,8 @@ fn along(relation: pg_sys::Oid, column: &CStr) -> Result<Along, spi::Error> {
          LEFT JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) ON k.place <= i.indnkeyatts
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
          LEFT JOIN pg_type t ON t.oid = a.atttypid
+         CROSS JOIN LATERAL (
+             SELECT CASE WHEN a.attcollation <> 0 THEN ' COLLATE ' || a.attcollation::regcollation END AS collate) AS o
          LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype
          WHERE c.oid = $1 GROUP BY c.oid";
     // SAFETY: a name of SQL's, which is what the function was given; it outlives the call.
@@ -929,8 +949,7 @@ fn along(relation: pg_sys::Oid, column: &CStr) -> Result<Along, spi::Error> {
     let found = Spi::connect(|client| {
         let mut rows = client.select(query, Some(1), &[relation.into(), name])?;
         let Some(row) = rows.next() else { return Ok::<_, spi::Error>(None) };
-        let text =
-            |at| row.get::<Text>(at).map(|text| text.map_or_else(String::new, |text| text.0));
+        let text = |at| row.get::<Verbatim>(at).map(|text| text.map_or_else(String::new, exact));
         let along = Along {
             table: text(1)?,
             column: text(2)?,

@@ -29,7 +29,7 @@ pub(crate) struct Table {
     columns: &'static [(&'static str, pg_sys::Oid)],
     /// The primary key, where its use rests on it, and what could be without it.
     key: Option<(&'static str, &'static str)>,
-    /// Whether what is in it is run.
+    /// Whether what is in it is run: then a trigger of the extension's keeps others from writing to it.
     holds_statements: bool,
 }
 
@@ -173,8 +173,8 @@ enum Change {
     ExclusionConstraint(String),
     /// Its primary key is missing.
     Key,
-    /// Who else may write to it, as REVOKE names them.
-    Writers(String),
+    /// The trigger that keeps others from writing to it is missing, or does not act always.
+    NoGuard,
 }
 
 /// What is not as it should be with a column.
@@ -279,15 +279,15 @@ impl Change {
                     format!("ALTER TABLE {table} ADD PRIMARY KEY ({columns});"),
                 )
             }
-            Self::Writers(roles) => (
+            Self::NoGuard => (
+                "Its trigger \"guard\" is missing, or off: others could have written what is run as owners of tables.".to_owned(),
                 format!(
-                    "Others may write to it: {roles}. What is in it is run as owners of tables."
+                    "CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {extension}.guard(); ALTER TABLE {table} ENABLE ALWAYS TRIGGER guard;"
                 ),
-                format!("REVOKE ALL ON {table} FROM {roles};"),
             ),
         };
         let what = match self {
-            Self::NotPermanent | Self::Missing | Self::Key | Self::Writers(_) => what,
+            Self::NotPermanent | Self::Missing | Self::Key | Self::NoGuard => what,
             _ => format!("{what} {RUNS}"),
         };
         Changed { table, what, undo }
@@ -410,7 +410,9 @@ impl Table {
         let is_foreign = |trigger: &Trigger| {
             trigger.conditional || owner(pg_sys::ProcedureRelationId, trigger.function) != extension
         };
-        let trigger = || match triggers.into_iter().find(is_foreign) {
+        let foreign = triggers.iter().find(|trigger| is_foreign(trigger)).cloned();
+        let is_guarded = triggers.iter().any(|trigger| trigger.always && !is_foreign(trigger));
+        let trigger = || match foreign {
             Some(Trigger { internal: true, .. }) => Some(Change::InternalTrigger),
             other => other.map(|trigger| Change::Trigger(trigger.name)),
         };
@@ -419,7 +421,7 @@ impl Table {
             .or_else(trigger)
             .or_else(|| indexes.into_iter().find_map(changed_index))
             .or_else(|| (self.key.is_some() && !has_key).then_some(Change::Key))
-            .or_else(|| self.holds_statements.then(|| writers(relation.oid())).flatten())
+            .or_else(|| (self.holds_statements && !is_guarded).then_some(Change::NoGuard))
     }
 
     /// A column that is not as its script has made it. Where it stands is all the same: one that was
@@ -449,6 +451,7 @@ impl Table {
     }
 }
 
+#[derive(Clone)]
 struct Trigger {
     name: String,
     function: pg_sys::Oid,
@@ -456,6 +459,8 @@ struct Trigger {
     conditional: bool,
     /// Whether PostgreSQL has made it for a constraint.
     internal: bool,
+    /// Whether it acts in each session, also in one that replicates.
+    always: bool,
 }
 
 /// What the cache says of a table. It is copied before anything else is looked up: that can have
@@ -497,6 +502,7 @@ impl Seen {
                     function: trigger.tgfoid,
                     conditional: !trigger.tgqual.is_null(),
                     internal: trigger.tgisinternal,
+                    always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
                 }));
             }
             let rules = entry.rd_rules;
@@ -548,28 +554,6 @@ fn changed_index(index: pg_sys::Oid) -> Option<Change> {
 fn owner(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: takes two numbers, and looks into a catalog.
     unsafe { pg_sys::getExtensionOfObject(class, object) }
-}
-
-/// Who else than its owner may write to a table.
-fn writers(table: pg_sys::Oid) -> Option<Change> {
-    let query = "SELECT pg_catalog.string_agg(DISTINCT CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid
-                 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END, ', ')
-         FROM pg_catalog.pg_class AS c
-         CROSS JOIN LATERAL (
-             SELECT e.grantee, e.privilege_type FROM pg_catalog.aclexplode(c.relacl) AS e
-             UNION ALL
-             SELECT e.grantee, e.privilege_type
-             FROM pg_catalog.pg_attribute AS t
-             CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) AS e
-             WHERE t.attrelid OPERATOR(pg_catalog.=) c.oid
-         ) AS a
-         WHERE c.oid OPERATOR(pg_catalog.=) $1 AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
-             AND a.privilege_type OPERATOR(pg_catalog.=)
-                 ANY ('{INSERT,UPDATE,DELETE,TRUNCATE,TRIGGER}'::pg_catalog.text[])";
-    let roles = Spi::connect(|client| {
-        client.select(query, Some(1), &[table.into()])?.first().get_one::<Text>()
-    });
-    roles.unwrap_or_else(|error| error!("{error}")).map(|roles| Change::Writers(roles.0))
 }
 
 /// The version of an extension in this database.

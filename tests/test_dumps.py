@@ -55,6 +55,15 @@ def test_dump_and_restore(server, shop, options):
     assert new.execute(acl).fetchall() == old.execute(acl).fetchall()
 
 
+def test_a_migration_is_dumped(server, shop, connect):
+    """While the owner's tables are moved: a dump has what the way back needs."""
+    session, _ = shop
+    connect(server, "shop").execute("CREATE EXTENSION snowflake_id_migrate")
+    session.execute("CREATE TABLE items (id bigserial PRIMARY KEY)")
+    session.execute("SELECT * FROM snowflake_convert('items')")
+    assert "\npublic.items\tid\t{" in pg(server, "pg_dump", dbname="shop")
+
+
 def test_a_reader_of_all_tables(server, shop, connect):
     """GRANT SELECT ON ALL TABLES by the owner, as every guide has it: the reader sees his tables."""
     session, _ = shop

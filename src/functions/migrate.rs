@@ -109,8 +109,8 @@ fn snowflake_convert(
 fn backfill_batch(
     relation: Option<pg_sys::Oid>,
     column_name: Option<&CStr>,
-    value: Option<Text>,
-    condition: Option<Text>,
+    value: Option<Verbatim>,
+    condition: Option<Verbatim>,
     batch: Option<i32>,
     after: Option<Verbatim>,
 ) -> Result<TableIterator<'static, (name!(next, Option<Verbatim>), name!(filled, i64))>, spi::Error>
@@ -121,14 +121,7 @@ fn backfill_batch(
     if !(1..=MAX_BATCH).contains(&rows) {
         Error::BadBatch { batch: rows }.raise();
     }
-    let batch = Batch {
-        relation,
-        column,
-        value: value.map(|text| text.0),
-        condition: condition.map(|text| text.0),
-        rows,
-        after,
-    };
+    let batch = Batch { relation, column, value, condition, rows, after };
     migrate::with_own_settings(|| migrate::backfill(batch)).map(|row| TableIterator::new([row]))
 }
 

@@ -1,4 +1,4 @@
-//! The triggers on the tables of extension `snowflake_id_node`. They act on what logical
+//! The triggers on the tables of the extensions. Those of `snowflake_id_node` act on what logical
 //! replication brings and on nothing else, whatever state somebody has left them in: a dump that is
 //! restored with triggers off, or in the role of a replica, arrives as it is.
 
@@ -62,6 +62,26 @@ fn snowflake_skip_replicated<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<Row<'a>>, Box<dyn std::error::Error>> {
     Ok(if replicates() { None } else { pass(trigger) })
+}
+
+/// For the table of conversions: lets no replicated change pass, and nobody change a row but whoever has
+/// the rights of its owner. PostgreSQL's own checks let every member of pg_write_all_data write.
+#[pg_trigger(sql = false)]
+fn snowflake_guard<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, Box<dyn std::error::Error>> {
+    if replicates() {
+        return Ok(None);
+    }
+    let relation = trigger.relation()?;
+    // SAFETY: the table is open while its trigger runs; its owner is a role, which is looked for in a cache.
+    #[allow(unsafe_code)]
+    let may =
+        unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), (*relation.rd_rel).relowner) };
+    if !may {
+        Error::Guarded.raise();
+    }
+    Ok(pass(trigger))
 }
 
 thread_local! {

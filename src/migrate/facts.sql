@@ -11,7 +11,9 @@ generator AS (
     FROM pg_extension e
     JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
         AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+    -- Whoever owns the extension can add a function to it, but none in C.
     JOIN pg_proc p ON p.oid = d.objid AND p.proname = 'snowflake_nextval' AND p.pronargs = 0
+    JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'c'
     WHERE e.extname = 'snowflake_id'
 ),
 -- Types that have no room for an id.

@@ -37,6 +37,7 @@ def test_all_rows(migrating, batch):
 KEYS = {
     "two columns": "a smallint, b text, PRIMARY KEY (b, a)",
     "a domain and an enum": "a positive, b mood, PRIMARY KEY (b, a)",
+    "a domain's other collation": 'a integer, b letters COLLATE "POSIX", PRIMARY KEY (b, a)',
     "a text with a quote": 'a integer, b text, "c "" d" text GENERATED ALWAYS AS (b || a) STORED, PRIMARY KEY ("c "" d")',
     "partitions": "a integer, b text, PRIMARY KEY (a, b)) PARTITION BY HASH (b",
 }
@@ -47,7 +48,7 @@ def test_keys(migrating, kind):
     """A copy of another column, along primary keys of every kind."""
     migrating.execute(
         f"""
-        CREATE DOMAIN positive AS integer CHECK (value > 0); CREATE TYPE mood AS ENUM ('x''', '{{"', 'a');
+        CREATE DOMAIN positive AS integer CHECK (value > 0); CREATE DOMAIN letters AS text COLLATE "C"; CREATE TYPE mood AS ENUM ('x''', '{{"', 'a');
         CREATE TABLE items ({KEYS[kind]}); ALTER TABLE items ADD COLUMN old integer, ADD COLUMN new bigint;
         """
     )

@@ -179,6 +179,78 @@ def test_engines(server, migrating, connect, engine, catalog):
     assert diag.message_hint == "Set the default by the means of that extension."
 
 
+def test_an_engine_of_somebody_else(migrating):
+    """A table that the owner of such an extension has added to it: what he has made runs as he."""
+    migrating.execute(
+        f"""
+        {ITEMS} CREATE ROLE keeper_of_citus; CREATE SCHEMA own AUTHORIZATION keeper_of_citus; SET ROLE keeper_of_citus;
+        CREATE TYPE own.kind AS (of text);
+        CREATE FUNCTION own.number(own.kind) RETURNS oid LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'as %', current_user; END$$;
+        CREATE CAST (own.kind AS oid) WITH FUNCTION own.number(own.kind) AS IMPLICIT;
+        CREATE TABLE own.pg_dist_partition (logicalrelid own.kind); INSERT INTO own.pg_dist_partition VALUES (ROW('x'));
+        RESET ROLE; SET allow_system_table_mods = on;
+        INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+        VALUES (99999, 'citus', 'keeper_of_citus'::regrole, 'public'::regnamespace, false, '1');
+        SET ROLE keeper_of_citus; ALTER EXTENSION citus ADD TABLE own.pg_dist_partition; RESET ROLE
+        """
+    )
+    diag = refusal(migrating, "SELECT * FROM snowflake_convert_plan('items')")
+    assert (diag.sqlstate, diag.message_primary) == ("P0001", "as keeper_of_citus")
+    migrating.execute("DELETE FROM pg_extension WHERE oid = 99999; DELETE FROM pg_depend WHERE refobjid = 99999; DROP OWNED BY keeper_of_citus CASCADE; DROP ROLE keeper_of_citus")
+
+
+def test_a_generator_of_somebody_else(migrating):
+    """A function that the extension's owner has added to it, who is no superuser, is not the default of others' tables."""
+    migrating.execute(
+        f"""
+        {ITEMS} CREATE ROLE keeper_of_it; CREATE SCHEMA own AUTHORIZATION keeper_of_it;
+        UPDATE pg_extension SET extowner = 'keeper_of_it'::regrole WHERE extname = 'snowflake_id'; SET ROLE keeper_of_it;
+        CREATE FUNCTION own.snowflake_nextval() RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
+        ALTER EXTENSION snowflake_id ADD FUNCTION own.snowflake_nextval(); RESET ROLE
+        """
+    )
+    migrating.execute("SELECT * FROM snowflake_convert('items')")
+    assert migrating.execute("SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef").fetchall() == [("snowflake_nextval()",)]
+    migrating.execute("ALTER EXTENSION snowflake_id DROP FUNCTION own.snowflake_nextval(); UPDATE pg_extension SET extowner = 10; DROP OWNED BY keeper_of_it; DROP ROLE keeper_of_it")
+
+
+LOST = [
+    (rb"SELECT * FROM snowflake_convert_plan('\"s\xe9\"')", "s?"),
+    (rb"SELECT * FROM snowflake_convert('\"s\xe9\"')", "s?"),
+    (rb"CALL snowflake_backfill('\"s\xe9\"', 'note', '1')", "s?"),
+    (rb"CALL snowflake_backfill('items', 'note', $$'\xe9'$$)", "?"),
+    (rb"CALL snowflake_backfill('items', 'note', $$'x'$$, $$note <> 'l\xc3\xa9'$$)", "l?"),
+]
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_text_that_gets_lost(server, connect, encoding):
+    """What cannot be written in a statement is not written otherwise: it would name another table, or fill in something else."""
+    server.psql(f"CREATE DATABASE bytes ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        connection = connect(server, "bytes")
+        connection.execute(f"CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_migrate; SET client_encoding = '{encoding}'")
+        for name in rb's\xe9'.decode("unicode_escape").encode("latin1"), b"s?", b"items":
+            connection.execute(b'CREATE TABLE "%b" (id bigserial PRIMARY KEY, note text)' % name)
+            connection.execute(b'INSERT INTO "%b" (note) VALUES (NULL)' % name)
+        before = "SELECT adrelid, pg_get_expr(adbin, adrelid) FROM pg_attrdef ORDER BY 1"
+        defaults = connection.execute(before).fetchall()
+        for call, text in LOST:
+            call = call.decode("unicode_escape").encode("latin1")
+            if encoding == "LATIN1":
+                connection.execute(call)
+            else:
+                diag = refusal(connection, call)
+                assert (diag.sqlstate, diag.message_primary) == ("22P05", f'cannot write "{text}" in a statement')
+        assert (connection.execute(before).fetchall() == defaults) == (encoding == "SQL_ASCII")
+        assert connection.execute('SELECT note FROM "s?"').fetchall() == [(None,)]
+        filled = connection.execute("SELECT encode(note::bytea, 'hex') FROM items").fetchone()[0]
+        assert filled == ("78" if encoding == "LATIN1" else None)
+        connection.close()
+    finally:
+        server.psql("DROP DATABASE bytes WITH (FORCE)")
+
+
 def test_keys_of_the_layout_ahead(migrating):
     """They are what a floor is for."""
     migrating.execute(f"{ITEMS} INSERT INTO items SELECT snowflake_lower_bound(clock_timestamp() + interval '3 s')")
@@ -248,6 +320,9 @@ def test_not_the_owner(server, migrating, connect, database):
         # Each sees his own.
         view = "SELECT count(*) FROM snowflake_conversions"
         assert [session.execute(view).fetchone() for session in (stranger, member)] == [(0,), (1,)]
+        # Also by a function that is cheap to ask, and tells what it is asked.
+        stranger.execute("CREATE FUNCTION pg_temp.tells(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$BEGIN RAISE EXCEPTION '%', $1; END$$")
+        assert stranger.execute(f"{view} WHERE pg_temp.tells(column_name || converted_at)").fetchone() == (0,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             member.execute("SELECT * FROM snowflake_id_migrate.conversions")
         member.execute("SELECT * FROM snowflake_revert('items')")

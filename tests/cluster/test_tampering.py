@@ -470,13 +470,26 @@ def test_a_role_with_every_right_on_the_tables(start_server, connect):
     assert "it fell for app" in server.log
 
 
+WRITES = [
+    "INSERT INTO {} VALUES (1259, 'oid', '{{}}', now())",
+    "COPY {} FROM PROGRAM 'printf \"1259\\\\tid\\\\t{{}}\\\\tnow\\\\n\"'",
+    "UPDATE {} SET before = '{{}}'",
+    "DELETE FROM {}",
+]
+
+
 def test_a_role_with_every_right_on_conversions(start_server, connect):
-    """What a conversion keeps for the way back is run as the table's owner: nobody else may write it, or add to its table."""
+    """What a conversion keeps for the way back is run as the table's owner: nobody else writes it, or adds to its table."""
     server = start_server()
     admin = connect(server)
     admin.execute("CREATE EXTENSION snowflake_id; CREATE EXTENSION snowflake_id_migrate; CREATE TABLE items (id bigserial PRIMARY KEY)")
     table = "snowflake_id_migrate.conversions"
-    admin.execute(f"CREATE ROLE app LOGIN; GRANT ALL ON {table} TO app; GRANT UPDATE (before) ON {table} TO PUBLIC")
+    admin.execute(
+        f"""
+        CREATE ROLE app LOGIN; GRANT ALL ON {table} TO app; GRANT SET ON PARAMETER session_replication_role TO PUBLIC;
+        CREATE ROLE writer LOGIN IN ROLE pg_write_all_data, pg_execute_server_program
+        """
+    )
     app = connect(server, user="app")
     app.execute(BECOME)
     app.execute(f"CREATE TRIGGER become BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.become()")
@@ -489,14 +502,28 @@ def test_a_role_with_every_right_on_conversions(start_server, connect):
         admin.execute(undo)
 
     refused("snowflake_convert", f'It has a trigger "become". {MAY_RUN}', f"DROP TRIGGER become ON {table};")
-    writers = "Others may write to it: {}. What is in it is run as owners of tables."
-    refused("snowflake_convert", writers.format("PUBLIC, app"), f"REVOKE ALL ON {table} FROM PUBLIC, app;")
     admin.execute("SELECT * FROM snowflake_convert('items')")
-    admin.execute(f"GRANT UPDATE ON {table} TO app")
-    for call in "snowflake_revert", "snowflake_convert_finish":
-        refused(call, writers.format("app"), f"REVOKE ALL ON {table} FROM app;")
-        admin.execute(f"GRANT UPDATE ON {table} TO app")
-    admin.execute(f"REVOKE ALL ON {table} FROM app; ALTER TABLE {table} DROP CONSTRAINT conversions_pkey")
+    kept = admin.execute(f"TABLE {table}").fetchall()
+    for session in app, connect(server, user="writer"):
+        for role in "origin", "replica":
+            session.execute(f"SET session_replication_role = {role}")
+            for write in WRITES:
+                if session is app and "PROGRAM" in write:
+                    continue
+                diag = refusal(session, write.format(table))
+                assert (diag.sqlstate, diag.message_primary) == ("42501", f"permission denied for table {table}")
+    assert admin.execute(f"TABLE {table}").fetchall() == kept != []
+    guard = (
+        f"CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION "
+        f"snowflake_id_migrate.guard(); ALTER TABLE {table} ENABLE ALWAYS TRIGGER guard;"
+    )
+    missing = 'Its trigger "guard" is missing, or off: others could have written what is run as owners of tables.'
+    for off in "DISABLE TRIGGER guard", "ENABLE TRIGGER guard", "ENABLE REPLICA TRIGGER guard":
+        admin.execute(f"ALTER TABLE {table} {off}")
+        refused("snowflake_revert", missing, guard)
+    admin.execute(f"DROP TRIGGER guard ON {table}")
+    refused("snowflake_convert_finish", missing, guard)
+    admin.execute(f"ALTER TABLE {table} DROP CONSTRAINT conversions_pkey")
     undo = f"ALTER TABLE {table} ADD PRIMARY KEY (relation, column_name);"
     refused("snowflake_revert", "Its primary key is missing: one conversion could be kept twice.", undo)
     admin.execute("SELECT * FROM snowflake_revert('items')")

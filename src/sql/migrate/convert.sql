@@ -29,16 +29,18 @@ SELECT pg_catalog.pg_extension_config_dump(
     'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS r WHERE r.oid OPERATOR(pg_catalog.=) relation::pg_catalog.oid)'::pg_catalog.text
 );
 
--- Where all tables are published: what was converted on another server, was not converted here.
-CREATE FUNCTION snowflake_id_migrate.skip_replicated() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_skip_replicated_wrapper';
+-- What is in the table is run as the owners of tables. So nobody else writes it: rights cannot be taken
+-- from the members of pg_write_all_data. Nor does logical replication, where all tables are published: what
+-- was converted on another server, was not converted here.
+CREATE FUNCTION snowflake_id_migrate.guard() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'snowflake_guard_wrapper';
 
-COMMENT ON FUNCTION snowflake_id_migrate.skip_replicated() IS
-'for the table conversions: keeps logical replication from changing it';
+COMMENT ON FUNCTION snowflake_id_migrate.guard() IS
+'for the table conversions: keeps everybody but its owner from changing it, and logical replication';
 
-CREATE TRIGGER skip_replicated BEFORE INSERT OR UPDATE OR DELETE ON snowflake_id_migrate.conversions
-FOR EACH ROW EXECUTE FUNCTION snowflake_id_migrate.skip_replicated();
-ALTER TABLE snowflake_id_migrate.conversions ENABLE REPLICA TRIGGER skip_replicated;
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON snowflake_id_migrate.conversions
+FOR EACH ROW EXECUTE FUNCTION snowflake_id_migrate.guard();
+ALTER TABLE snowflake_id_migrate.conversions ENABLE ALWAYS TRIGGER guard;
 
 CREATE FUNCTION snowflake_convert_plan(
     relation regclass,
@@ -166,8 +168,8 @@ $$;
 COMMENT ON PROCEDURE snowflake_backfill(regclass, name, text, text, integer, interval, bigint) IS
 'fills a column of a table in batches, along its primary key, each in a transaction of its own';
 
--- The stage is what the catalogs say. Everybody sees his own tables'.
-CREATE VIEW snowflake_conversions AS
+-- The stage is what the catalogs say. Everybody sees his own tables', whatever functions he asks with.
+CREATE VIEW snowflake_conversions WITH (security_barrier) AS
 SELECT
     c.relation,
     c.column_name,
@@ -193,7 +195,9 @@ CROSS JOIN LATERAL (
             ON e.oid OPERATOR(pg_catalog.=) m.refobjid
             AND e.extname OPERATOR(pg_catalog.=) 'snowflake_id'::pg_catalog.name
         WHERE a.attrelid OPERATOR(pg_catalog.=) r.oid
-            AND pg_catalog.quote_ident(a.attname::pg_catalog.text) OPERATOR(pg_catalog.=) c.column_name
+            -- The first where quote_all_identifiers is on.
+            AND c.column_name OPERATOR(pg_catalog.=) ANY (
+                ARRAY[a.attname::pg_catalog.text, pg_catalog.quote_ident(a.attname::pg_catalog.text)])
     ) AS is_default
 ) AS g
 WHERE pg_catalog.pg_has_role(r.relowner, 'USAGE'::pg_catalog.text);

@@ -9,5 +9,7 @@ GRANT EXECUTE ON FUNCTION
 TO PUBLIC;
 GRANT EXECUTE ON PROCEDURE snowflake_backfill(regclass, name, text, text, integer, interval, bigint) TO PUBLIC;
 GRANT SELECT ON snowflake_conversions TO PUBLIC;
+-- Or his pg_dump would end with an error.
+GRANT SELECT ON snowflake_id_migrate.conversions TO pg_database_owner;
 -- What is in it has rights of its own.
 GRANT USAGE ON SCHEMA snowflake_id_migrate TO PUBLIC;
