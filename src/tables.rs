@@ -173,7 +173,7 @@ enum Change {
     ExclusionConstraint(String),
     /// Its primary key is missing.
     Key,
-    /// The trigger that keeps others from writing to it is missing, or does not act always.
+    /// The trigger that keeps others from writing to it is missing, or off.
     NoGuard,
 }
 
@@ -411,7 +411,7 @@ impl Table {
             trigger.conditional || owner(pg_sys::ProcedureRelationId, trigger.function) != extension
         };
         let foreign = triggers.iter().find(|trigger| is_foreign(trigger)).cloned();
-        let is_guarded = triggers.iter().any(|trigger| trigger.always && !is_foreign(trigger));
+        let is_guarded = triggers.iter().any(|trigger| trigger.acts && !is_foreign(trigger));
         let trigger = || match foreign {
             Some(Trigger { internal: true, .. }) => Some(Change::InternalTrigger),
             other => other.map(|trigger| Change::Trigger(trigger.name)),
@@ -459,8 +459,9 @@ struct Trigger {
     conditional: bool,
     /// Whether PostgreSQL has made it for a constraint.
     internal: bool,
-    /// Whether it acts in each session, also in one that replicates.
-    always: bool,
+    /// Whether it acts on what sessions change: always, as the extension makes it, or but for those that
+    /// replicate, as a restore with `--disable-triggers` leaves it. Only superusers decide which do.
+    acts: bool,
 }
 
 /// What the cache says of a table. It is copied before anything else is looked up: that can have
@@ -502,7 +503,10 @@ impl Seen {
                     function: trigger.tgfoid,
                     conditional: !trigger.tgqual.is_null(),
                     internal: trigger.tgisinternal,
-                    always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
+                    acts: matches!(
+                        trigger.tgenabled as u8,
+                        pg_sys::TRIGGER_FIRES_ALWAYS | pg_sys::TRIGGER_FIRES_ON_ORIGIN
+                    ),
                 }));
             }
             let rules = entry.rd_rules;
