@@ -119,6 +119,22 @@ FAULTS = [
         ],
     ),
     (
+        "block",
+        "a block outlives its window, and a floor",
+        [(ALLOCATOR, "self.window.0.begin.store(self.position(layout).cursor, Ordering::Release);", "")],
+    ),
+    (
+        "settled",
+        "what was read before a window was closed decides where the next one begins",
+        [
+            (
+                KEEPER,
+                "-> Option<(Open, u64)> {\n        self.opening = None;",
+                "-> Option<(Open, u64)> {\n        if !PUT_BACK { self.opening = None; }",
+            )
+        ],
+    ),
+    (
         "write",
         "a window is published without being written",
         [(f"{CORE}/reserved.rs", "journal.write(node, limit.max(above)).await?;", "let _ = above;")],

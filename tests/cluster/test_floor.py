@@ -69,6 +69,19 @@ def test_a_running_node(node):
     assert min(connection.execute("SELECT snowflake_batch_array(10)").fetchone()[0]) > floor
 
 
+def test_blocks(start_server, connect):
+    """What sessions have claimed before is below it, and not issued, though its tick, of 20 minutes, has not ended."""
+    server = start_server(layout="timestamp:32@1200s,worker:3,sequence:28", max_ahead="1h")
+    holder, other = connect(server), connect(server)
+    other.execute("CREATE EXTENSION snowflake_id")
+    holder.execute("SET snowflake_id.backend_block = 100")
+    next_id(holder)
+    floor = next_id(other)
+    assert next_id(holder) < floor
+    set_floor(other, floor)
+    assert next_id(holder) > floor
+
+
 def test_an_idle_node(start_server, connect):
     """Before the first id, with nobody who asks for one."""
     connection = connect(start_server())

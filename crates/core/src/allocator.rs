@@ -6,9 +6,10 @@
 //! ```text
 //! cursor   node | slot     the next unissued slot, and the node that owns it
 //! limit    node | slot     the exclusive end of the window the node may issue from
+//! begin           slot     where that window began: what was claimed below is not issued
 //! ```
 //!
-//! Both are one `u64`: the node's number above the slot (tick and sequence). A
+//! Each is one `u64`, the first two with the node's number above the slot (tick and sequence). A
 //! layout has 63 bits at most, so both always fit. Because the node is in the
 //! word, claiming a slot and knowing whose slot it is are one atomic step: a
 //! change of window cannot tear.
@@ -16,7 +17,7 @@
 //! # Who writes
 //!
 //! Any backend moves the cursor forward, by compare-and-swap. One process, the
-//! keeper, writes the limit, and moves the cursor to another node's number.
+//! keeper, writes the limit and the beginning, and moves the cursor to another node's number.
 //!
 //! # Why no slot is claimed twice
 //!
@@ -52,6 +53,12 @@
 //! starts over, sees the new node and the limit that belongs to it. So after the
 //! swap no slot of the old node is issued, and the keeper knows the last one.
 //!
+//! # What was claimed and is not issued yet
+//!
+//! A backend's block is of the window that it was claimed from, and ends with it: when the next one
+//! is open, of the same node or not, it lies below its beginning ([`Allocator::next_claimed`]). The
+//! window may be another one because nothing below some slot may be issued any more.
+//!
 //! # Memory orderings
 //!
 //! The keeper's swap of the cursor is a release, a backend's load of it an
@@ -67,12 +74,20 @@ use crate::layout::{Field, Layout};
 use crate::reserved::Reserved;
 use crate::sync::{AtomicU64, CacheLine, Ordering};
 
-/// The two words. Zeroed memory is a closed allocator.
+/// The words. Zeroed memory is a closed allocator.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Allocator {
     cursor: CacheLine<AtomicU64>,
-    limit: CacheLine<AtomicU64>,
+    window: CacheLine<Window>,
+}
+
+/// What the keeper alone writes.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Window {
+    limit: AtomicU64,
+    begin: AtomicU64,
 }
 
 /// Slots that a claim took, all of one tick: for its taker alone. Both are words as the cursor is.
@@ -273,9 +288,9 @@ impl Allocator {
     }
 
     /// The id of the next of slots that were claimed earlier, all in one tick, if they may be
-    /// issued now: the window that they were claimed from is still open, and their tick is the
-    /// present one, or one that is not too far ahead of the clock. The id thus carries
-    /// the time at which it is made. If `None`, they are never issued.
+    /// issued now: the window that they were claimed from is still open, nobody has had them dropped
+    /// ([`Self::drop_claimed`]), and their tick is the present one, or one that is not too far ahead of
+    /// the clock. The id thus carries the time at which it is made. If `None`, they are never issued.
     #[inline]
     pub fn next_claimed(
         &self,
@@ -302,6 +317,10 @@ impl Allocator {
         if slots.is_empty() || !tick.is_open(now, max_ahead) || !self.reaches(tick, slots.end - 1) {
             return None;
         }
+        // After the limit: who sees that of a new window sees its beginning.
+        if slots.next & layout.last_slot() < self.window.0.begin.load(Ordering::Acquire) {
+            return None;
+        }
         let id = tick.id(layout, slots.next).filter(|&id| fits(id))?;
         slots.next += 1;
         Some(id)
@@ -321,6 +340,7 @@ impl Allocator {
         let node = reserved.node();
         let end =
             self.move_cursor(layout, |end| (node, in_order(layout, before, node, end).max(floor)));
+        self.drop_claimed(layout);
         self.publish(layout, node, reserved.limit());
         end
     }
@@ -333,6 +353,13 @@ impl Allocator {
         let node = self.position(layout).node;
         // A claim that is under way fails only if the cursor changes: one slot is dropped.
         self.move_cursor(layout, |end| (node, end + 1))
+    }
+
+    /// What has been claimed up to now and is not issued yet, never is.
+    ///
+    /// For one process, the keeper.
+    pub fn drop_claimed(&self, layout: &Layout) {
+        self.window.0.begin.store(self.position(layout).cursor, Ordering::Release);
     }
 
     /// Moves the limit of the window forward.
@@ -356,7 +383,7 @@ impl Allocator {
 
     fn publish(&self, layout: &Layout, node: u64, limit: u64) {
         let limit = limit.min(layout.last_slot());
-        self.limit.0.store(node << layout.slot_bits() | limit, Ordering::Release);
+        self.window.0.limit.store(node << layout.slot_bits() | limit, Ordering::Release);
     }
 
     /// Moves the cursor to a node and a slot, given the slot where it stands, which is returned.
@@ -381,14 +408,14 @@ impl Allocator {
     /// window, or another node's.
     #[inline]
     fn limit_of(&self, layout: &Layout, node: u64) -> u64 {
-        let limit = self.limit.0.load(Ordering::Acquire);
+        let limit = self.window.0.limit.load(Ordering::Acquire);
         if limit >> layout.slot_bits() == node { limit & layout.last_slot() } else { 0 }
     }
 
     /// Whether a slot of a tick lies before the limit, and the limit is that of the tick's node.
     #[inline]
     fn reaches(&self, tick: &ClaimedTick, word: u64) -> bool {
-        let limit = self.limit.0.load(Ordering::Acquire);
+        let limit = self.window.0.limit.load(Ordering::Acquire);
         word < limit && limit <= tick.node_end
     }
 
@@ -424,7 +451,7 @@ impl Allocator {
     /// may still succeed.
     fn shut(&self) {
         // Limit 0 of node 0 lets nothing pass, for any node.
-        self.limit.0.store(0, Ordering::Release);
+        self.window.0.limit.store(0, Ordering::Release);
     }
 }
 
@@ -652,7 +679,7 @@ mod tests {
         let reserved = at_once(Reserved::write(&mut Anything, 1, u64::MAX, 0));
         allocator.open(&layout, 0, reserved.expect("at once").expect("written"));
         let word = 2 << layout.slot_bits() | layout.last_slot();
-        allocator.limit.0.store(word, Ordering::Relaxed);
+        allocator.window.0.limit.store(word, Ordering::Relaxed);
         let claim = allocator.claim(&layout, &ManualClock::new(1_000_000), 1, 0);
         assert_eq!(claim, Claim::NeedWindow);
     }

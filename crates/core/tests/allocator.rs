@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use snowflake_core::reserved::{Journal, at_once};
 use snowflake_core::{
     Allocator, Claim, ClaimedTick, Clock, Field, FieldError, Layout, ManualClock, Position,
-    Reserved, Seen,
+    Reserved, Seen, Slots,
 };
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -248,19 +248,14 @@ fn leftover_slots_are_good_while_their_tick_and_window_last() {
     assert_eq!(next(&mut slots, 7_001_000, 0), None);
     assert_eq!(next(&mut slots, 6_999_999, 0), None);
     assert_eq!(next(&mut slots, 6_999_999, 1), id(1));
-    // Another node's number, the own one anew but for one slot, and none.
-    allocator.open(&layout, 0, reserved(6, u64::MAX));
-    assert_eq!(next(&mut slots, 7_000_999, 0), None);
-    let short = layout.first_slot(7000) + 6;
-    allocator.open(&layout, 0, reserved(5, short));
-    assert_eq!(next(&mut slots, 7_000_999, 0), None);
-    allocator.extend(&layout, reserved(5, short + 1));
-    assert_eq!(next(&mut slots, 7_000_999, 0), id(2));
+    // Not without a window.
     allocator.close(&layout);
     assert_eq!(next(&mut slots, 7_000_999, 0), None);
+    // Another node's number, and the own one anew.
+    allocator.open(&layout, 0, reserved(6, u64::MAX));
+    assert_eq!(next(&mut slots, 7_000_999, 0), None);
     allocator.open(&layout, 0, reserved(5, u64::MAX));
-    let rest: Vec<_> = (0..9).map_while(|_| next(&mut slots, 7_000_999, 0)).collect();
-    assert_eq!(rest, (3..7).filter_map(id).collect::<Vec<_>>());
+    assert_eq!(next(&mut slots, 7_000_999, 0), None);
     // A tick that they are not of.
     let Claim::Ready(mut slots) = claim(&allocator, &layout, 7, 7_001_000, 0) else { panic!() };
     assert_eq!(next(&mut slots, 7_000_999, 5000), None);
@@ -483,6 +478,43 @@ fn what_was_prepared_is_used_only_if_it_fits() {
     assert_eq!(block(id(0).unwrap()), None);
     assert_eq!(block(0), id(0));
     assert_eq!(block(id(0).unwrap()), id(1));
+}
+
+#[test]
+fn a_block_ends_with_its_window() {
+    let layout = layout();
+    let first = |tick| layout.first_slot(tick);
+    // Its tick is a second ahead, and stays open for that long.
+    let claimed = || {
+        let allocator = Allocator::default();
+        allocator.open(&layout, first(8000), reserved(5, first(9000)));
+        let Claim::Ready(slots) = claim(&allocator, &layout, 3, 7_000_000, 1_000_000) else {
+            panic!()
+        };
+        (allocator, slots)
+    };
+    let next = |allocator: &Allocator, slots: &mut Slots| {
+        let tick = ClaimedTick::of(&layout, slots);
+        allocator.next_claimed(&layout, 7_000_000, &tick, slots, 1_000_000)
+    };
+    let (allocator, mut slots) = claimed();
+    assert_eq!(next(&allocator, &mut slots), Some(layout.id(5, first(8000))));
+    // More of the same window changes nothing.
+    allocator.extend(&layout, reserved(5, first(9500)));
+    assert_eq!(next(&allocator, &mut slots), Some(layout.id(5, first(8000) + 1)));
+    allocator.drop_claimed(&layout);
+    assert_eq!(next(&allocator, &mut slots), None);
+
+    // Another one of the same node: it begins higher, or at once, or after that of another node.
+    for floor in [first(8500), 0] {
+        let (allocator, mut slots) = claimed();
+        allocator.open(&layout, floor, reserved(5, first(9000)));
+        assert_eq!(next(&allocator, &mut slots), None);
+        let (allocator, mut slots) = claimed();
+        allocator.open(&layout, floor, reserved(6, first(9000)));
+        allocator.open(&layout, floor, reserved(5, first(9000)));
+        assert_eq!(next(&allocator, &mut slots), None);
+    }
 }
 
 /// A clock that remembers what it last showed.

@@ -6,7 +6,7 @@ use snowflake_core::keeper::{
 };
 use snowflake_core::reserved::at_once;
 use snowflake_core::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms, Trouble};
-use snowflake_core::window::{NodeName, Record};
+use snowflake_core::window::{NodeName, Number, Record};
 use snowflake_core::{Allocator, Claim, Clock, Layout};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -37,6 +37,8 @@ struct Server {
     outcome: Option<Outcome>,
     /// Whether its disk is full.
     full: bool,
+    /// Whether nobody waits for ids.
+    idle: bool,
     /// Whether the registry is out of reach, and has not been heard of.
     silent: bool,
     /// What is the matter with the registry, which has been heard of.
@@ -71,7 +73,8 @@ impl World for Server {
         if self.full {
             return Err(Failure::Failed("full".to_owned()));
         }
-        self.records = vec![record.clone()];
+        self.records.retain(|other| other.node != record.node);
+        self.records.insert(0, record.clone());
         Ok(())
     }
 
@@ -89,9 +92,8 @@ impl World for Server {
 
     fn hurry(&mut self) {}
 
-    /// There is always somebody who waits for ids.
     fn is_asked(&self) -> bool {
-        true
+        !self.idle
     }
 
     fn take_order(&mut self) -> Option<Order> {
@@ -424,6 +426,30 @@ fn a_floor_holds_for_a_node_that_runs_and_after_a_crash() {
 }
 
 #[test]
+fn a_floor_holds_while_another_worker_id_waits() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    node.looks(2);
+    // Another node had worker id 7, and issued ids by a clock that is ahead.
+    let (layout, ahead) = (node.layout, node.now + 3 * SECOND);
+    let mark = layout.id(7, layout.first_slot(layout.tick_at(ahead).unwrap()));
+    let name = NodeName { cluster: "9".to_owned(), fingerprint: "9".to_owned() };
+    let number = Number { datacenter_id: None, worker_id: Some(7) };
+    let own = node.server().records[0].clone();
+    node.server().records.push(Record { node: name, reserved_until: mark, number, ..own });
+    node.set(|settings| settings.worker_id = Some(7));
+    node.looks(1);
+    assert_eq!(node.issues_with(), Some(5));
+    // What was read then says nothing of the floor.
+    let floor = layout.lower_bound(node.now + 5 * SECOND);
+    assert_eq!(node.set_floor(floor), Outcome::Done);
+    for _ in 0..8 {
+        node.looks(1);
+        assert!(node.issues_with().is_none() || node.next_and_mark().0 > floor);
+    }
+    assert_eq!(node.issues_with(), Some(7));
+}
+
+#[test]
 fn a_floor_is_set_before_the_first_id() {
     let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
     let floor = node.layout.lower_bound(NOW + 5 * SECOND);
@@ -446,6 +472,21 @@ fn a_floor_that_cannot_be_written_is_refused() {
     assert_eq!(node.looks(4).0, State::CannotReserve);
     node.server().full = false;
     assert_eq!(node.looks(4).0, State::Ready);
+}
+
+/// Nobody asks for ids, so that nothing else would write anything, or fail to.
+#[test]
+fn a_drain_that_failed_before_the_first_id_is_not_forgotten() {
+    let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+    (node.server().idle, node.server().full) = (true, true);
+    node.server().order = Some(Order::Drain);
+    assert_eq!(node.looks(1).0, State::CannotReserve);
+    assert_eq!(node.server().outcome, Some(Outcome::Refused));
+    assert_eq!(node.looks(2).0, State::CannotReserve);
+    node.server().full = false;
+    assert_eq!(node.looks(1).0, State::Ready);
+    // It may have been written all the same: now that is over.
+    assert!(!node.server().records[0].drained);
 }
 
 /// A clock that stands still.

@@ -167,6 +167,31 @@ fn nothing_is_issued_behind_the_end_of_a_window() {
     });
 }
 
+/// Who has seen the next window, of the same node, issues nothing of a block of the one before.
+#[test]
+fn a_block_ends_before_the_next_window_begins() {
+    loom::model(|| {
+        let layout = layout();
+        let allocator = Arc::new(Allocator::default());
+        allocator.open(&layout, 0, reserved(1, 3));
+        let Claim::Ready(mut block) = allocator.claim(&layout, &Still, 2, 3000) else { panic!() };
+        let backend = {
+            let allocator = Arc::clone(&allocator);
+            thread::spawn(move || {
+                let tick = ClaimedTick::of(&layout, &block);
+                let claimed = claim(&allocator, &layout);
+                let id = allocator.next_claimed(&layout, 0, &tick, &mut block, 3000);
+                (claimed, id)
+            })
+        };
+        allocator.open(&layout, 4, reserved(1, 8));
+        let (claimed, id) = backend.join().unwrap();
+        if claimed.iter().any(|&(_, slot)| slot >= 4) {
+            assert_eq!(id, None);
+        }
+    });
+}
+
 /// A backend whose ids must exceed one that was seen elsewhere, beyond the window, against one that
 /// goes on as ever, while the keeper makes the window longer, or another node's. Ids are distinct,
 /// increase, keep to the windows, and exceed what was seen.

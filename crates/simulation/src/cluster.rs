@@ -149,6 +149,8 @@ impl Cluster {
             issued: RefCell::default(),
             drained: Cell::new(false),
             resumed: Cell::new(0),
+            floor: Cell::new(-1),
+            floor_wanted: Cell::new(-1),
             issued_at: Cell::new(i64::MIN),
             windows: Cell::new(0),
             refused: Cell::new(""),
@@ -327,6 +329,14 @@ impl Cluster {
                 "node {} issued id {first} at {}, and is drained",
                 node.letter,
                 seconds(time()),
+            ));
+        }
+        if first <= node.floor.get() {
+            self.found(&format!(
+                "node {} issued id {first} at {}, and its floor is {}",
+                node.letter,
+                seconds(time()),
+                node.floor.get(),
             ));
         }
         // A clock that jumped by days is believed only where somebody said so.
@@ -600,6 +610,7 @@ impl Cluster {
             Fault::Resume => self.order(choice, Order::Resume)?,
             Fault::Exchange => self.order(choice, Order::Exchange)?,
             Fault::AcceptClock => self.accept_later_jump(choice, chance)?,
+            Fault::Floor => self.set_floor(choice, chance)?,
         }
         Some(())
     }
@@ -883,6 +894,10 @@ impl Cluster {
                 other.role.set(Role::Gone);
             }
         }
+        if is_known {
+            standby.floor.set(primary.floor.get());
+            standby.floor_wanted.set(primary.floor_wanted.get());
+        }
         if deletes {
             standby.note("the records of nodes that are no more are deleted");
             let table = (*table).clone();
@@ -959,6 +974,7 @@ impl Cluster {
         self.begin_timeline(node, slice::from_ref(node), commit);
         // What it was told after that, it has forgotten.
         node.drained.set(false);
+        node.floor.set(-1);
         if chance.one_in(3) {
             // It is started where the registry cannot be reached yet.
             node.way.link().cut = true;
@@ -1082,6 +1098,30 @@ impl Cluster {
     fn order(self: &Rc<Self>, choice: u64, order: Order) -> Option<()> {
         let node = self.node(choice, |node| node.is_up())?;
         spawn_local(give(node, order));
+        Some(())
+    }
+
+    /// A node is to issue no id at or below one: of the cluster's last one, of a time to come, or of about
+    /// now.
+    fn set_floor(self: &Rc<Self>, choice: u64, chance: &mut Chance) -> Option<()> {
+        let node = self.node(choice, |node| node.is_up())?;
+        let layout = &self.layout;
+        let from = match chance.below(3) {
+            0 => None,
+            1 => Some(chance.between(0, 15 * SECOND)),
+            _ => Some(chance.between(-300_000, 300_000)),
+        };
+        let id = match from {
+            None => self.judge.borrow().last,
+            Some(from) => {
+                let slot = layout.first_slot(layout.tick_at(node.wall() + from).ok()?);
+                layout.id(chance.below(64), slot + chance.below(8))
+            }
+        };
+        // As `snowflake_set_floor` does.
+        let max = node.settings.borrow().max_clock_jump.unwrap_or(0);
+        window::floor(layout, id, node.wall(), max).ok()?;
+        spawn_local(give(node, Order::SetFloor(id)));
         Some(())
     }
 
@@ -1230,6 +1270,9 @@ async fn give(node: Rc<Node>, order: Order) {
         node.resumed.set(node.resumed.get() + 1);
     }
     let resumed = node.resumed.get();
+    if let Order::SetFloor(id) = order {
+        node.floor_wanted.set(node.floor_wanted.get().max(id));
+    }
     let jump = node.wall() - BEGIN - time();
     let outcome = loop {
         if let Some(outcome) = server.orders.outcome(given) {
@@ -1256,7 +1299,8 @@ async fn give(node: Rc<Node>, order: Order) {
                 let jump = jump.max(node.wall() - BEGIN - time()) + 60 * SECOND;
                 node.accepted.set(node.accepted.get().max(jump));
             }
-            Order::Resume | Order::Exchange | Order::SetFloor(_) => (),
+            Order::SetFloor(id) => node.floor.set(node.floor.get().max(id)),
+            Order::Resume | Order::Exchange => (),
         }
     }
 }
@@ -1351,8 +1395,10 @@ impl Cluster {
         let mark = record.slot(&self.layout).unwrap_or(0);
         // Closing drops one slot, so that claims under way fail.
         let end = server.allocator.position(&self.layout).cursor.saturating_sub(1);
+        // A floor may have been set at the last moment.
+        let floor = window::above_id(&self.layout, node.floor_wanted.get());
         let time = |slot| window::time_of_slot(&self.layout, slot);
-        if mark != end {
+        if mark != end && mark != floor {
             self.found(&format!(
                 "node {} was stopped in order at {}, and its record is {} us ahead of its last id",
                 node.letter,

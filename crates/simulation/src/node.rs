@@ -89,6 +89,10 @@ pub struct Node {
     pub drained: Cell<bool>,
     /// How often it was told to resume.
     pub resumed: Cell<u64>,
+    /// The greatest floor that it was told and has set; and that it was told.
+    pub floor: Cell<i64>,
+    /// See there.
+    pub floor_wanted: Cell<i64>,
     /// When it issued last: virtual microseconds.
     pub issued_at: Cell<i64>,
     /// Windows that were opened or extended, and calls that failed.

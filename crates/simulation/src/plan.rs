@@ -55,12 +55,14 @@ pub enum Fault {
     Resume,
     /// gives its leased worker id back;
     Exchange,
-    /// accepts a clock.
+    /// accepts a clock,
     AcceptClock,
+    /// or sets a floor for ids.
+    Floor,
 }
 
 /// Each, with its name and how often it comes.
-const FAULTS: [(Fault, &str, u64); 26] = [
+const FAULTS: [(Fault, &str, u64); 27] = [
     (Fault::ClockStep, "clock step", 5),
     (Fault::ClockJump, "clock jump", 2),
     (Fault::Freeze, "freeze", 3),
@@ -87,6 +89,7 @@ const FAULTS: [(Fault, &str, u64); 26] = [
     (Fault::Resume, "resume", 3),
     (Fault::Exchange, "exchange", 2),
     (Fault::AcceptClock, "accept clock", 2),
+    (Fault::Floor, "floor", 4),
 ];
 
 impl Fault {

@@ -272,7 +272,6 @@ impl<W: World> Keeper<W> {
             return Ok(source);
         }
         self.source = None;
-        self.opening = None;
         self.close_window();
         self.let_go();
         Err(state.into())
@@ -485,15 +484,21 @@ impl<W: World> Keeper<W> {
         // A record without a mark.
         let home = self.home().await?;
         let record = self.record(&home, look);
-        self.world.write(&record).await
+        let written = self.world.write(&record).await;
+        // Nobody knows what it says of the draining now.
+        self.own.failed |= written.is_err();
+        written
     }
 
     /// Ends a window that issues ids below a floor; the next one begins above. A node without a window
     /// has to know first where it may begin, and does it in [`Self::begin`].
     async fn raise(&mut self, slot: u64, open: Open, look: &Look) -> Result<(), Failure> {
-        // What is issued next is above it, and recorded.
+        // What is claimed next is above it, and recorded.
         let mut written = Ok(());
-        if self.world.allocator().position(&self.layout).cursor < slot {
+        if self.world.allocator().position(&self.layout).cursor >= slot {
+            // Sessions may have claimed before.
+            self.world.allocator().drop_claimed(&self.layout);
+        } else {
             let end = self.close_window().map_or(0, |(_, end)| end);
             let (node, held) = (open.assigned.node, open.assigned.held.as_ref());
             written = self.write(node, held, end.max(slot), look).await;
@@ -873,8 +878,9 @@ impl<W: World> Keeper<W> {
     }
 
     /// Closes the window, for good or until there is a number again: what was open, and the end of
-    /// what was issued.
+    /// what was issued. Whatever is opened next, it is by records that are read after that.
     fn close_window(&mut self) -> Option<(Open, u64)> {
+        self.opening = None;
         let allocator = self.world.allocator();
         // It may have been opened by a keeper that did not end in peace.
         if allocator.position(&self.layout).limit == 0 {
