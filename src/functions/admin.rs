@@ -12,6 +12,7 @@ use crate::time::{WallClock, from_unix};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use snowflake_core::keeper::{Order, Outcome};
+use snowflake_core::orders::{Given, Orders};
 use snowflake_core::window::floor;
 use snowflake_core::{Clock, Field};
 use std::sync::atomic::Ordering;
@@ -134,6 +135,7 @@ fn order(shared: &'static Shared, order: Order) -> Outcome {
             None => not_done(shared),
         }
     };
+    let waiting = Waiting::new(orders, given);
     question.again();
     loop {
         match orders.outcome(given) {
@@ -141,9 +143,52 @@ fn order(shared: &'static Shared, order: Order) -> Outcome {
             Some(outcome) => return outcome,
             None if question.is_in_time() => question.rest(),
             // What the keeper has not begun, it never will.
-            None if orders.take_back(given) => not_done(shared),
+            None if waiting.take_back() => not_done(shared),
             None => return orders.outcome(given).unwrap_or_else(|| not_done(shared)),
         }
+    }
+}
+
+/// Waits for an order to be carried out. Whoever does so no longer, be it that the statement was
+/// cancelled or the session terminated, takes it back: nobody would know of what is done later.
+struct Waiting {
+    orders: &'static Orders,
+    given: Given,
+}
+
+impl Waiting {
+    fn new(orders: &'static Orders, given: Given) -> Self {
+        // SAFETY: the function and its argument are those that `drop` takes off again; it is called in
+        // this process, before it lets go of shared memory.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::before_shmem_exit(Some(end_waiting), given.into_word().into());
+        }
+        Self { orders, given }
+    }
+
+    /// Whether the keeper has not begun with it, and never will.
+    fn take_back(&self) -> bool {
+        self.orders.take_back(self.given)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.take_back();
+        // SAFETY: what `new` has registered, and nothing has been since.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::cancel_before_shmem_exit(Some(end_waiting), self.given.into_word().into());
+        }
+    }
+}
+
+/// The end of a session that waits: it unwinds nothing.
+#[allow(unsafe_code)]
+unsafe extern "C-unwind" fn end_waiting(_code: core::ffi::c_int, given: pg_sys::Datum) {
+    if let Some(shared) = shared() {
+        shared.report().orders.take_back(Given::from_word(given.value() as u64));
     }
 }
 

@@ -664,6 +664,37 @@ def test_the_keeper_stands_still(node):
     node.windows(1)
 
 
+@pytest.mark.parametrize("end", ["cancelled", "terminated"])
+def test_an_order_that_nobody_waits_for(node, end):
+    """Whoever is cancelled, or whose session is terminated, while the keeper does not hear him, has ordered nothing."""
+    node = node()
+    node.windows(1)
+    keeper, administrator = node.keeper(), node.superuser()
+    pid = administrator.info.backend_pid
+    suspend(keeper)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            ordered = pool.submit(administrator.execute, "SELECT snowflake_drain()")
+            active = "SELECT state FROM pg_stat_activity WHERE pid = %s"
+            eventually(lambda: node.admin.execute(active, [pid]).fetchone() == ("active",))
+            # It has been given when the place for orders is taken.
+            node.admin.execute("SET statement_timeout = '500ms'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                node.admin.execute("SELECT snowflake_accept_clock()")
+            node.admin.execute("RESET statement_timeout")
+            way = {"cancelled": "pg_cancel_backend", "terminated": "pg_terminate_backend"}[end]
+            node.admin.execute(f"SELECT {way}(%s)", [pid])
+            assert ordered.exception(PATIENCE).sqlstate == {"cancelled": "57014", "terminated": "57P01"}[end]
+            eventually(lambda: end == "cancelled" or node.admin.execute(active, [pid]).fetchone() is None)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    # It hears what comes next, and only that.
+    assert node.admin.execute("SELECT snowflake_accept_clock()").fetchone() == (False,)
+    node.id()
+    assert node.status().state == "ready"
+    assert node.sql(f"SELECT drained FROM {MARKS}") == [(False,)]
+
+
 # Stopping the server
 
 

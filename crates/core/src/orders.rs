@@ -25,9 +25,22 @@ pub struct Orders {
 
 /// An order that has been given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
-    number: u64,
-    word: u64,
+pub struct Given(u64);
+
+impl Given {
+    /// As a plain number, by which whoever gave it can still take it back while the process ends.
+    pub const fn into_word(self) -> u64 {
+        self.0
+    }
+
+    /// The order of such a number.
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    const fn number(self) -> u64 {
+        number(self.0)
+    }
 }
 
 const STAGES: u64 = 0b11 << 4;
@@ -94,21 +107,21 @@ impl Orders {
         mine.ok()?;
         self.value.store(value, Ordering::Relaxed);
         self.present.store(word | WAITS, Ordering::Release);
-        Some(Given { number, word: word | WAITS })
+        Some(Given(word | WAITS))
     }
 
     /// What became of an order; `None` while nothing has, or when that was long ago.
     pub fn outcome(&self, given: Given) -> Option<Outcome> {
-        let answer = self.answers[given.number as usize % KEPT].load(Ordering::Acquire);
+        let answer = self.answers[given.number() as usize % KEPT].load(Ordering::Acquire);
         let outcome = OUTCOMES.get((answer & 0xf) as usize);
-        outcome.copied().filter(|_| number(answer) == given.number)
+        outcome.copied().filter(|_| number(answer) == given.number())
     }
 
     /// Takes an order back, if the keeper has not begun with it: it then never will.
     pub fn take_back(&self, given: Given) -> bool {
-        let free = given.number << 8;
+        let free = given.number() << 8;
         let taken =
-            self.present.compare_exchange(given.word, free, Ordering::AcqRel, Ordering::Acquire);
+            self.present.compare_exchange(given.0, free, Ordering::AcqRel, Ordering::Acquire);
         taken.is_ok()
     }
 
@@ -171,7 +184,9 @@ mod tests {
     fn what_is_taken_back_is_never_done() {
         let orders = Orders::default();
         let given = orders.give(Order::AcceptClock).expect("a free place");
+        let given = Given::from_word(given.into_word());
         assert!(orders.take_back(given));
+        assert!(!orders.take_back(given));
         assert_eq!(orders.take(), None);
         assert_eq!(orders.outcome(given), None);
         assert!(orders.give(Order::Exchange).is_some());
