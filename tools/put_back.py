@@ -121,7 +121,7 @@ FAULTS = [
     (
         "block",
         "a block outlives its window, and a floor",
-        [(ALLOCATOR, "self.window.0.begin.store(self.position(layout).cursor, Ordering::Release);", "")],
+        [(ALLOCATOR, "self.window.0.begin.store(self.cursor.0.load(Ordering::Acquire), Ordering::Release);", "")],
     ),
     (
         "settled",

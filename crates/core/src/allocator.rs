@@ -6,10 +6,10 @@
 //! ```text
 //! cursor   node | slot     the next unissued slot, and the node that owns it
 //! limit    node | slot     the exclusive end of the window the node may issue from
-//! begin           slot     where that window began: what was claimed below is not issued
+//! begin    node | slot     where that window began: what was claimed below is not issued
 //! ```
 //!
-//! Each is one `u64`, the first two with the node's number above the slot (tick and sequence). A
+//! Each is one `u64` with the node's number above the slot (tick and sequence). A
 //! layout has 63 bits at most, so both always fit. Because the node is in the
 //! word, claiming a slot and knowing whose slot it is are one atomic step: a
 //! change of window cannot tear.
@@ -314,11 +314,7 @@ impl Allocator {
         max_ahead: u64,
         fits: impl Fn(i64) -> bool,
     ) -> Option<i64> {
-        if slots.is_empty() || !tick.is_open(now, max_ahead) || !self.reaches(tick, slots.end - 1) {
-            return None;
-        }
-        // After the limit: who sees that of a new window sees its beginning.
-        if slots.next & layout.last_slot() < self.window.0.begin.load(Ordering::Acquire) {
+        if slots.is_empty() || !tick.is_open(now, max_ahead) || !self.holds(slots) {
             return None;
         }
         let id = tick.id(layout, slots.next).filter(|&id| fits(id))?;
@@ -340,7 +336,7 @@ impl Allocator {
         let node = reserved.node();
         let end =
             self.move_cursor(layout, |end| (node, in_order(layout, before, node, end).max(floor)));
-        self.drop_claimed(layout);
+        self.drop_claimed();
         self.publish(layout, node, reserved.limit());
         end
     }
@@ -358,8 +354,8 @@ impl Allocator {
     /// What has been claimed up to now and is not issued yet, never is.
     ///
     /// For one process, the keeper.
-    pub fn drop_claimed(&self, layout: &Layout) {
-        self.window.0.begin.store(self.position(layout).cursor, Ordering::Release);
+    pub fn drop_claimed(&self) {
+        self.window.0.begin.store(self.cursor.0.load(Ordering::Acquire), Ordering::Release);
     }
 
     /// Moves the limit of the window forward.
@@ -410,6 +406,17 @@ impl Allocator {
     fn limit_of(&self, layout: &Layout, node: u64) -> u64 {
         let limit = self.window.0.limit.load(Ordering::Acquire);
         if limit >> layout.slot_bits() == node { limit & layout.last_slot() } else { 0 }
+    }
+
+    /// Whether slots that were claimed earlier all lie in the window that is open.
+    ///
+    /// Those of another node do not: of its number and its slots, the beginning and the limit have
+    /// the same number, and one of them is in the way.
+    #[inline]
+    fn holds(&self, slots: &Slots) -> bool {
+        let Window { limit, begin } = &self.window.0;
+        // In this order: who sees the limit of a window sees its beginning, or that of a later one.
+        slots.end <= limit.load(Ordering::Acquire) && begin.load(Ordering::Acquire) <= slots.next
     }
 
     /// Whether a slot of a tick lies before the limit, and the limit is that of the tick's node.

@@ -502,7 +502,7 @@ fn a_block_ends_with_its_window() {
     // More of the same window changes nothing.
     allocator.extend(&layout, reserved(5, first(9500)));
     assert_eq!(next(&allocator, &mut slots), Some(layout.id(5, first(8000) + 1)));
-    allocator.drop_claimed(&layout);
+    allocator.drop_claimed();
     assert_eq!(next(&allocator, &mut slots), None);
 
     // Another one of the same node: it begins higher, or at once, or after that of another node.

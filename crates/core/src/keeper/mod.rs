@@ -497,7 +497,7 @@ impl<W: World> Keeper<W> {
         let mut written = Ok(());
         if self.world.allocator().position(&self.layout).cursor >= slot {
             // Sessions may have claimed before.
-            self.world.allocator().drop_claimed(&self.layout);
+            self.world.allocator().drop_claimed();
         } else {
             let end = self.close_window().map_or(0, |(_, end)| end);
             let (node, held) = (open.assigned.node, open.assigned.held.as_ref());
