@@ -24,6 +24,7 @@ import time
 from demo import Tour, heading, say, say_as_is
 from throwaway import (
     HOST,
+    PATIENCE,
     PROJECT,
     Installation,
     Server,
@@ -111,17 +112,19 @@ class Cluster:
         """Wait until a node generates ids."""
         node.psql("CREATE EXTENSION IF NOT EXISTS snowflake_id", DATABASE)
         ready = "SELECT state = 'ready' FROM snowflake_status"
-        wait_until(lambda: node.psql(ready, DATABASE) == "t", 60, lambda: ServerError("a node has no worker id"))
+        wait_until(lambda: node.psql(ready, DATABASE) == "t", PATIENCE, lambda: ServerError("a node has no worker id"))
 
     def standby(self, primary):
         """A synchronous standby. It is promoted by promote()."""
         port = free_port()
         standby = self._backed_up(primary, port, "-R")
+        # By this name it connects, and pg_basebackup, whose connections may outlive it, has not.
+        standby.configure({"cluster_name": "standby"})
         standby.start()
         primary.configure({"synchronous_standby_names": "standby"})
         primary.reload()
         state = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
-        wait_until(lambda: primary.psql(state) == "1", 60, lambda: ServerError("the standby does not replicate"))
+        wait_until(lambda: primary.psql(state) == "1", PATIENCE, lambda: ServerError("the standby does not replicate"))
         return standby
 
     def back_up(self, shard):
@@ -138,7 +141,9 @@ class Cluster:
         """Kill a shard, all processes at once, and promote its standby, which takes its place."""
         standby = self.standbys[number]
         self.shards[number].kill9()
-        standby.psql("SELECT pg_promote()")
+        promoted = standby.psql(f"SELECT pg_promote(true, {PATIENCE})")
+        if promoted != "t":
+            raise ServerError("the standby was not promoted")
         self._replace(number, standby)
         self.standbys[number] = None
 
@@ -147,7 +152,7 @@ class Cluster:
         settings = {name: value for name, value in server.settings.items() if name != "unix_socket_directories"}
         copy = Server(self.installation, {**settings, "port": port}, data="none", port=port)
         self._all.append(copy)
-        source = f"host={HOST} port={server.port} user=postgres application_name=standby"
+        source = f"host={HOST} port={server.port} user=postgres"
         command = [self.installation.bin("pg_basebackup"), "-D", copy.data, "-c", "fast", "--no-sync", *options]
         self.installation.run(*command, "-d", source)
         return copy
@@ -417,7 +422,9 @@ def replicate(cluster, source, target, name="tickets"):
     source.psql("INSERT INTO tickets (customer) VALUES ('of the first shard')", DATABASE)
     arrived = "SELECT count(*) FROM tickets WHERE customer = 'of the first shard'"
     wait_until(
-        lambda: target.psql(arrived, DATABASE) == "1" or re.search(CONFLICT, target.log[logged:]), 60, lambda: ServerError("nothing replicated")
+        lambda: target.psql(arrived, DATABASE) == "1" or re.search(CONFLICT, target.log[logged:]),
+        PATIENCE,
+        lambda: ServerError("nothing replicated"),
     )
 
 

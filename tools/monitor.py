@@ -19,6 +19,7 @@ import urllib.request
 
 from throwaway import (
     HOST,
+    PATIENCE,
     PROJECT,
     Installation,
     Server,
@@ -65,7 +66,7 @@ class Service:
     def start(self):
         """Start, and wait until it answers."""
         self._process = self._installation.spawn(self._command(), self.directory, self._logfile, self._env())
-        wait_until(self._ready, 60, lambda: self._error("does not answer"))
+        wait_until(self._ready, PATIENCE, lambda: self._error("does not answer"))
         return self
 
     def stop(self):

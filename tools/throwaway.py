@@ -305,11 +305,11 @@ class Server:
         """Wait until connections are accepted."""
         self._wait_until(self.ready, seconds, "did not accept connections")
 
-    def ready(self):
-        """Whether connections are accepted."""
+    def ready(self, seconds=3):
+        """Whether connections are accepted; so long is waited for an answer."""
         if not self.running():
             raise self._error("ended instead of accepting connections")
-        command = [self.installation.bin("pg_isready"), "-q", "-h", self.directory, "-p", str(self.port)]
+        command = [self.installation.bin("pg_isready"), "-q", "-t", str(seconds), "-h", self.directory, "-p", str(self.port)]
         return subprocess.run(command, env=clean_environment(), check=False).returncode == 0
 
     def running(self):
@@ -340,8 +340,13 @@ class Server:
         return self.start()
 
     def reload(self):
-        """Let the server read its configuration again. Processes do so soon, not at once."""
+        """Let the server read its configuration again, and wait until all its processes have been told.
+
+        A session reads it before its next statement then, the keeper before its next look. (The postmaster tells
+        one after the other, the oldest, like the keeper, last; connections it answers when it has told them all.)
+        """
         self._process.send_signal(signal.SIGHUP)
+        self.ready(PATIENCE)
 
     def kill9(self):
         """Kill all its processes at once, as a power failure would (but see fsync)."""
@@ -354,7 +359,7 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         # Shared memory is in use, and a new start refused, until the last has gone.
-        self._wait_until(lambda: all(state_of(pid) in "ZX" for pid in processes), 60, "left processes behind")
+        self._wait_until(lambda: all(state_of(pid) in "ZX" for pid in processes), PATIENCE, "left processes behind")
         # What libfaketime tidies up itself after an end in peace.
         for name in glob.glob(f"/dev/shm/*faketime_*_{self._process.pid}"):
             with contextlib.suppress(FileNotFoundError):
@@ -364,7 +369,7 @@ class Server:
         """Stop the postmaster with SIGSTOP, so that it starts no further processes; children()."""
         self._process.send_signal(signal.SIGSTOP)
         # A fork that is under way still ends, and its child would be missed.
-        self._wait_until(lambda: state_of(self.pid) in "TZ", 60, "did not stop")
+        self._wait_until(lambda: state_of(self.pid) in "TZ", PATIENCE, "did not stop")
         return self.children()
 
     def children(self):

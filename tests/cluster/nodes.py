@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from clients import eventually, suspend
 from psycopg.rows import namedtuple_row
-from throwaway import FakeClock, Server
+from throwaway import PATIENCE, FakeClock, Server
 
 REPLICATION = {"wal_level": "replica", "max_wal_senders": 8, "hot_standby": "on"}
 SCHEMA = """
@@ -36,11 +36,16 @@ def seconds(number):
 
 
 def configure(server, connection, **settings):
-    """Change settings of the extension, and wait until the session has them."""
+    """Change settings of the extension. From now on they are in force, in every process; see Server.reload()."""
     server.configure({f"snowflake_id.{name}": value for name, value in settings.items()})
     server.reload()
     for name, value in settings.items():
-        eventually(lambda name=name, value=value: connection.execute(f"SHOW snowflake_id.{name}").fetchone() == (value,))
+        assert connection.execute(f"SHOW snowflake_id.{name}").fetchone() == (value,)
+
+
+def archiving(directory):
+    """Settings by which WAL is archived there. A file that is there under its name is there in whole."""
+    return {"archive_mode": "on", "archive_command": f"cp %p {directory}/copying && mv {directory}/copying {directory}/%f"}
 
 
 def processes(server, title):
@@ -63,6 +68,11 @@ def status(connection):
     """The one row of snowflake_status."""
     (row,) = connection.cursor(row_factory=namedtuple_row).execute("SELECT * FROM snowflake_status").fetchall()
     return row
+
+
+def is_ready(connection):
+    """Wait until the status says that ids flow: the first id may come a moment before the keeper says so. The status."""
+    return eventually(lambda: (row := status(connection)).state == "ready" and row, "the status is ready")
 
 
 def subscription_errors(connection):
@@ -180,13 +190,20 @@ class Lessee:
 
         return eventually(once, "ids flow")
 
-    def refused(self, state):
-        """The error of a call in this state, which the status words likewise."""
-        diag = refusal(self.connection)
-        row = self.status()
-        assert row.state == state
-        assert row.reason.startswith(diag.message_primary[0].upper() + diag.message_primary[1:] + ".")
-        return diag
+    def refused(self, state, detail=""):
+        """The error of a call in this state, which the status words likewise; wait until its detail matches.
+
+        What is said of a registry may be another thing at the next heartbeat, when one was late.
+        """
+
+        def once():
+            diag = refusal(self.connection)
+            row = self.status()
+            assert row.state == state
+            assert row.reason.startswith(diag.message_primary[0].upper() + diag.message_primary[1:] + ".")
+            return re.search(detail, diag.message_detail or "", re.IGNORECASE) and diag
+
+        return eventually(once, f"an error of which is said: {detail}")
 
     def claims(self):
         """The worker ids that it has claimed, one after the other, as its log says."""
@@ -203,13 +220,15 @@ class Copies:
     def make(self, original, *options, name="copy", start=True, postgres=None, **more):
         """A server with the original's data and configuration; `more` goes to adopt().
 
-        A standby connects to its primary as `name`. pg_basebackup does not: its connections may outlive it.
+        A standby connects to its primary as `name`; pg_basebackup does not. Its connections, which may outlive it, have
+        ended when this returns.
         """
         server = self.adopt(original, postgres={"cluster_name": name, **(postgres or {})}, **more)
         self._installation.run(
             self._installation.bin("pg_basebackup"), "-D", server.data, "-c", "fast", "--no-sync", *options,
             "-d", original.conninfo(),
         )  # fmt: skip
+        backed_up(original)
         return server.start() if start else server
 
     def standby(self, primary, **more):
@@ -239,6 +258,12 @@ class Copies:
         assert [line for server in self._servers for line in server.crashes()] == []
 
 
+def backed_up(server):
+    """Wait until pg_basebackup's connections have ended: PostgreSQL notices a moment after it has."""
+    sessions = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pg_basebackup'"
+    eventually(lambda: server.psql(sessions) == "0", "the base backup's sessions have ended")
+
+
 def caught_up(primary, standby):
     """Wait until the standby has replayed what the primary has written."""
     lsn = primary.psql("SELECT pg_current_wal_flush_lsn()")
@@ -262,5 +287,5 @@ def promote(standby):
     """Promote, with the standby's clock before that; in milliseconds."""
     with psycopg.connect(standby.conninfo(), autocommit=True) as connection:
         before = clock_of(connection)
-        assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+        assert connection.execute("SELECT pg_promote(true, %s)", [PATIENCE]).fetchone() == (True,)
         return before

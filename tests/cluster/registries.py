@@ -368,7 +368,9 @@ class PostgresRegistry(Registry):
     def resume(self):
         if self.running():
             for pid in [*self._server.children(), self._server.pid]:
-                os.kill(pid, signal.SIGCONT)
+                # If it was not paused, sessions come and go.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def __exit__(self, *_):
         super().__exit__()
@@ -437,6 +439,10 @@ class Proxy:
         self._open.set()
 
     async def _serve(self, *here):
+        if not self._listener:
+            # It had been accepted when connections began to be refused, and not been counted yet.
+            here[1].transport.abort()
+            return
         task = asyncio.current_task()
         self._connections.add(task)
         ends = [here]

@@ -10,6 +10,7 @@ from nodes import (
     configure,
     next_id,
     processes,
+    promote,
     refusal,
     status,
 )
@@ -122,7 +123,7 @@ def test_promotion(node, copies, connect):
     floor = ahead(connection, 5)
     set_floor(connection, floor)
     server.kill9()
-    standby.psql("SELECT pg_promote()")
+    promote(standby)
     first = first_id(connect(standby))
     assert first > floor
     print(f"floor {floor}, first id {first} of the promoted standby")

@@ -4,7 +4,16 @@ import json
 import time
 
 from clients import Load, eventually
-from nodes import EPOCH_2025, IDS, REPLICATION, caught_up, next_id, refusal, status
+from nodes import (
+    EPOCH_2025,
+    IDS,
+    REPLICATION,
+    caught_up,
+    next_id,
+    promote,
+    refusal,
+    status,
+)
 from releases import upgrade
 from throwaway import HOST, Installation
 from versions import CHANGES, NEXT, PRESENT, Package
@@ -198,7 +207,7 @@ def test_a_primary_and_a_standby_of_different_versions(package, start, connect):
             caught_up(primary, standby)
             primary.stop("immediate")
             received = load.stop()
-        standby.psql("SELECT pg_promote()")
+        promote(standby)
         connection = connect(standby)
         assert connection.execute(LIBRARY).fetchone() == (NEXT,)
         eventually(lambda: status(connection).state == "ready")
@@ -213,7 +222,7 @@ def test_a_primary_and_a_standby_of_different_versions(package, start, connect):
         connection.execute("ALTER EXTENSION snowflake_id_node UPDATE")
         caught_up(standby, late)
         standby.stop("immediate")
-        late.psql("SELECT pg_promote()")
+        promote(late)
         connection = connect(late)
         assert connection.execute(LIBRARY).fetchone() == (PRESENT,)
         said = refusal(connection)
