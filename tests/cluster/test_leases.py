@@ -250,15 +250,15 @@ def test_the_registry_fails(registry, place, start_node, fault):
         # Ids flowed on in the trouble, to the end.
         last, end = seconds(max(ids.ids())), row.leased_until.timestamp()
         assert row.registry_trouble_since.timestamp() < last < end
-        assert re.match(trouble, idle.status().registry_trouble)
+        eventually(lambda: re.match(trouble, idle.status().registry_trouble or ""), "the other one knows of it")
         eventually(lambda: idle.status().leased_until < idle.status().clock)
         assert idle.refused("lease_ended").message_primary == ENDED
         # It wants to give its lease back, and nobody is there who takes it.
         idle.server.stop()
         getattr(registry, {"stop": "start", "pause": "resume"}[fault])()
         ids.wait_for(100)
-        row = node.status()
-        assert (row.state, row.reason, row.worker_id) == ("ready", None, number)
+        row = node.state("ready")
+        assert (row.reason, row.worker_id) == (None, number)
         assert (row.registry_trouble, row.registry_trouble_since) == (None, None)
         assert row.leased_until.timestamp() > end
         received = ids.stop()
@@ -283,8 +283,8 @@ def test_crashes_while_the_registry_is_away(start_registry, start_node):
     for fall in crash, lambda: node.restart(node.server.kill9), node.restart:
         fall()
         received.append(node.flows())
-        row = node.status()
-        assert (row.state, row.worker_id) == ("ready", number)
+        row = node.state("ready")
+        assert row.worker_id == number
         assert row.registry_trouble.endswith("cannot be reached: Connection refused (os error 111)")
         assert node.claims() == claims
     assert received == sorted(set(received))
@@ -310,8 +310,8 @@ def test_a_partition(registry, place, proxy, start_node):
     only = {"lease_duration": "2s", "worker_id_range": "7-7"}
     one = start_node(registry.address(place, port=proxy.port), **only)
     with load(one) as (ids,):
-        # It waits for the number while it is there: no hole in which it could come too late.
-        two = start_node(address, wait=False, **only)
+        # It waits for the number while it is there: no hole in which it could come too late. And it keeps the number.
+        two = start_node(address, wait=False, **{**only, "lease_duration": "1h"})
         two.state("no_lease", ALIVE)
         proxy.cut()
         two.flows()
@@ -321,8 +321,7 @@ def test_a_partition(registry, place, proxy, start_node):
             proxy.heal()
             # It learns what has happened, and that there is nothing else to have.
             one.state("lease_ended", ALIVE)
-            detail = one.refused("lease_ended").message_detail
-            assert re.fullmatch(rf"It ended at .+\+00\. (Another node has the worker id now|A{ALIVE[1:]})\.", detail)
+            one.refused("lease_ended", rf"^It ended at .+\+00\. (Another node has the worker id now|A{ALIVE[1:]})\.$")
             one.configure(worker_id_range="7-8")
             eventually(lambda: one.number() == 8)
             for each in ids, others:
@@ -440,7 +439,8 @@ def test_a_restored_registry(registry, place, proxy, start_node):
 
     For those that are away nobody objects. They find out that they have lost their numbers, and take other ones.
     """
-    # Slow: the newcomer waits for 3 s, in which it must be seen here, the network healed, and the other must object.
+    # Slow: the newcomer waits for 3 s, in which it must be seen here, the network healed, and the other must object. It
+    # has been started before.
     slow = {"heartbeat": "2s"}
     address = registry.address(place)
     one = start_node(address, worker_id_range="0-0")
@@ -456,11 +456,13 @@ def test_a_restored_registry(registry, place, proxy, start_node):
     away[1].server.kill9()
     for node in one, two:
         node.renew(**slow)
+    newcomer = start_node(None, wait=False, worker_id_range="1-1", **slow)
+    newcomer.state("no_worker_id")
     with load(one, two) as loads:
         # So that the newcomer comes first.
         proxy.refuse()
         registry.restore()
-        newcomer = start_node(address, wait=False, worker_id_range="1-1", **slow)
+        newcomer.configure(registry=address)
         newcomer.state("lease_claimed")
         proxy.heal()
         followers = [start_node(address, worker_id_range=f"{number}-{number}") for number in numbers]
@@ -495,6 +497,7 @@ def empty(registry, name):
     else:
         jars = ":".join(f"/usr/share/java/{name}.jar" for name in ("zookeeper", "slf4j-simple", "commons-cli"))
         tool = ["java", "-cp", jars, "org.apache.zookeeper.ZooKeeperMain", "-server", f"{HOST}:{registry.port}"]
+        # Where a node writes its lease again before all has been deleted, it says so, and that is all.
         subprocess.run([*tool, "deleteall", f"/{name}"], check=True, capture_output=True)
 
 
@@ -579,10 +582,13 @@ def test_a_registry_goes_back_to_before_a_clean_stop(start_registry, start_node)
         with load(two) as (ids,):
             proxy.refuse()
             put_back(records, backup)
-            # It waits for 3 s, in which the network must be healed here, and the other must object.
-            one.server.configure({"snowflake_id.heartbeat": "2s"})
+            # It waits for 3 s, in which the network must be healed here, and the other must object. Its start takes
+            # none of that: it does not know yet whom to ask.
+            one.server.configure({"snowflake_id.heartbeat": "2s", "snowflake_id.registry": None})
             one.server.start()
             one.connect()
+            one.state("no_worker_id")
+            one.configure(registry=address)
             one.state("lease_claimed")
             proxy.heal()
             eventually(lambda: one.number() not in (None, number))
@@ -721,8 +727,8 @@ def test_a_clean_stop(registry, place, start_node):
     one = start_node(address, worker_id_range="7-7")
     two = start_node(address, wait=False, worker_id_range="7-7")
     two.state("no_lease", ALIVE)
-    diag = two.refused("no_lease")
-    assert (diag.sqlstate, diag.message_primary, diag.message_detail) == ("55P03", NO_LEASE, f"A{ALIVE[1:]}.")
+    diag = two.refused("no_lease", f"^A{ALIVE[1:]}\\.$")
+    assert (diag.sqlstate, diag.message_primary) == ("55P03", NO_LEASE)
     # Time enough for any machine to restart.
     one.renew(heartbeat="10s")
     before = next_id(one.connection)
@@ -731,7 +737,7 @@ def test_a_clean_stop(registry, place, start_node):
     two.state("no_lease", TAKEN.format(7, 7, 0))
     one.restart()
     again = next_id(one.connection)
-    assert one.status().state == "ready"
+    one.state("ready")
     assert one.claims() == claims
     assert again > before
     one.renew(heartbeat="200ms")
@@ -837,6 +843,8 @@ def test_a_leased_number_that_is_set_by_hand(start_registry, start_node):
         node.configure(worker_id=5, registry=None)
         eventually(lambda: node.status().leased_until is None)
         lease = "SELECT record FROM snowflake_id_node.registry WHERE number = 5"
+        # A heartbeat that was under way may still be written.
+        renewed(other)
         before = records.execute(lease).fetchone()
         renewed(other)
         ids.wait_for(100)
@@ -945,6 +953,7 @@ def test_two_sources(start_registry, start_node):
     node.restart()
     node.state("two_sources")
     node.configure(worker_id=None)
+    node.state("ready")
     assert node.flows() > before
     assert node.number() == number
     node.configure(worker_id=5, registry=None)

@@ -83,10 +83,16 @@ def test_a_lease_without_ids_ahead_of_the_clock(clock_server, start_registry, co
     server.psql("CREATE EXTENSION snowflake_id")
     eventually(lambda: state(server) == "ready", "ids flow")
     server.psql("SELECT snowflake_nextval()")
+    session = connect(server)
+    # From now on it takes longer than the call to have another one.
+    server.configure({"snowflake_id.heartbeat": "1min"})
+    server.reload()
     server.clock.offset(HOURS)
     # The lease is shorter.
-    assert refusal(connect(server)).sqlstate == "55P03"
+    assert refusal(session).sqlstate == "55P03"
     server.clock.offset(0)
+    server.configure({"snowflake_id.heartbeat": "200ms"})
+    server.reload()
     server.psql("SELECT snowflake_release_worker_id()")
     eventually(lambda: state(server) == "ready", "ids flow")
     assert of_now(server)
