@@ -240,13 +240,16 @@ def test_the_postmaster_dies_while_calls_wait(start_server, connect):
     sessions = [connect(server) for _ in range(4)]
     for session in sessions:
         session.pgconn.send_query(b"SELECT max(snowflake_nextval()) FROM (SELECT generate_series(1, 1000000000)) AS many")
-    last = next_id(connect(server))
+    watcher = connect(server)
+    last = next_id(watcher)
     # To let them begin.
-    eventually(lambda: next_id(connect(server)) > last + (1000 << 13))
-    children = [session.info.backend_pid for session in sessions]
+    eventually(lambda: next_id(watcher) > last + (1000 << 13))
+    children = server.suspend()
+    assert {session.info.backend_pid for session in sessions} < set(children)
     try:
         os.kill(server.pid, signal.SIGKILL)
         eventually(lambda: not server.running())
+        # The server's own processes, too: as long as one is there, no new start is possible.
         eventually(lambda: all(state_of(pid) in "ZX" for pid in children), "the sessions end")
     finally:
         for pid in children:

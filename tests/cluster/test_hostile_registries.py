@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import socket
 import socketserver
 import struct
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from clients import eventually
 from nodes import Lessee
-from registries import HOST
+from registries import HOST, free_port
 
 # What a heartbeat lasts by default: what happens within one is in the status before the next.
 HEARTBEAT = 10
@@ -352,9 +351,7 @@ def memory(pid):
 def test_hostile_registries(start_server, connect, kind):
     """At most ten calls a second, at most 32 MB more memory in the keeper, the reason in the status within a heartbeat."""
     pattern, cases = KINDS[kind]
-    with socket.create_server((HOST, 0)) as nobody:
-        closed = nobody.getsockname()[1]
-    node = Lessee(start_server(worker_id=None, registry=pattern.format(f"{HOST}:{closed}"), **SETTINGS), connect)
+    node = Lessee(start_server(worker_id=None, registry=pattern.format(f"{HOST}:{free_port()}"), **SETTINGS), connect)
     node.state("no_lease", "Connection refused")
     keeper = node.sql("SELECT keeper_pid FROM snowflake_status").fetchone()[0]
     before = memory(keeper)

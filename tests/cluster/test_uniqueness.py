@@ -9,7 +9,7 @@ import numpy
 import psycopg
 import pytest
 from clients import eventually
-from nodes import processes
+from nodes import kill_session, processes
 
 SESSIONS = 8
 IDS_PER_SESSION = 1_000_000
@@ -248,7 +248,7 @@ def test_the_keeper_may_end_at_any_time(start_server, connect):
     connection = connect(server)
     connection.execute("CREATE EXTENSION snowflake_id")
 
-    (keeper,) = processes(server, "keeper")
+    (keeper,) = eventually(lambda: processes(server, "keeper"), "the keeper has started")
     last = connection.execute("SELECT snowflake_nextval()").fetchone()[0]
     os.kill(keeper, signal.SIGTERM)
     while processes(server, "keeper") in ([], [keeper]):
@@ -268,7 +268,7 @@ def test_a_crash_of_a_backend(start_server, connect):
     connection = connect(server)
     connection.execute("CREATE EXTENSION snowflake_id")
     last = max(row[0] for row in connection.execute("SELECT snowflake_batch(100000)"))
-    os.kill(connection.info.backend_pid, signal.SIGKILL)
+    kill_session(server, connection.info.backend_pid)
     with pytest.raises(psycopg.OperationalError):
         connection.execute("SELECT 1")
     server.wait_ready()
