@@ -137,6 +137,10 @@ class Node:
         assert len(rows) == 1
         return rows[0]
 
+    def ready(self):
+        """Wait until the status says so: the first id may come a moment before the keeper says it. The status."""
+        return eventually(lambda: (row := self.status()).state == "ready" and row, "the status is ready")
+
     def says(self, state, diag):
         """The status names the state, and says the same as the error."""
         status = self.status()
@@ -162,14 +166,14 @@ class Node:
         return row
 
     def other(self, worker_id, ahead):
-        """A row of another node; its mark, so far ahead of the clock, and the clock."""
+        """A row of another node; its mark, so far ahead of the clock, and what that read before."""
         columns = "datacenter_id, layout, epoch, timeline, boot_id, booted_at, host, data_directory, updated_at, drained"
         (row,) = self.sql(
             f"""
             INSERT INTO {MARKS} (node, worker_id, reserved_until, {columns})
             SELECT 'other', {worker_id}, snowflake_encode(clock_timestamp() + '{ahead}', {worker_id}, 0), {columns}
             FROM {MARKS}
-            RETURNING reserved_until, clock_timestamp()
+            RETURNING reserved_until, statement_timestamp()
             """
         )
         return row
@@ -255,8 +259,15 @@ class Quiet:
         """The look after which nobody asks for anything; it is taken once."""
         if self._rest is None:
             self._connection.execute(NEXT)
-            idle = "SELECT reserved_until < clock_timestamp() FROM snowflake_status"
-            eventually(lambda: self._connection.execute(idle).fetchone() == (True,), "the last window has passed")
+            # A look after the end of a window, which has not renewed it: no call is expected any more.
+            idle = "SELECT reserved_until FROM snowflake_status WHERE keeper_looked_at > reserved_until"
+
+            def is_over():
+                ended = self._connection.execute(idle).fetchone()
+                # It may have been renewed between the two; then it is another one now.
+                return ended and self._connection.execute(idle).fetchone() == ended
+
+            eventually(is_over, "the last window has passed")
             # The first look at a catalog may tidy it up.
             eventually(lambda: self.look()[1] == self.look()[1], "nothing is written")
             self._rest = self.look()
@@ -329,7 +340,7 @@ def test_the_keepers_database_lacks_the_extension(node):
     # Ids are generated where CREATE EXTENSION was said, and nowhere else.
     assert warned(node, "app") == []
     node.id()
-    assert node.status().state == "ready"
+    node.ready()
     assert node.server.log.count(created) == 1
     assert node.sql("SELECT extname FROM pg_extension ORDER BY 1") == [("plpgsql",), ("snowflake_id_node",)]
     assert node.sql("SELECT extname FROM pg_extension ORDER BY 1", dbname="app") == [("plpgsql",), ("snowflake_id",)]
@@ -421,8 +432,7 @@ def test_the_extension_cannot_be_created(node):
             # What is mended lets the very next call pass.
             mend()
             node.id()
-            assert node.status().state == "ready"
-            assert node.status().reason is None
+            assert node.ready().reason is None
             assert warned(node, "other") == []
             node.sql("DROP DATABASE other")
             node.windows(1)
@@ -447,7 +457,7 @@ def test_the_keepers_database_comes_and_goes(node):
     # It needs no more than that.
     node.sql("CREATE DATABASE ids")
     node.flows("55000")
-    assert node.status().state == "ready"
+    node.ready()
     assert node.server.log.count(CREATED.format("ids")) == 1
 
     node.windows(1)
@@ -546,7 +556,7 @@ def test_the_disk_is_full(node, full_disk):
             node.restart(mode)
         full.unlink()
         node.id()
-        assert node.status().state == "ready"
+        node.ready()
         node.windows(2)
         reader.close()
 
@@ -577,8 +587,8 @@ def test_the_table_is_locked(node):
         other.execute("ROLLBACK")
         node.flows("55P03")
         # What it was, and when, can still be read.
-        passed = node.status()
-        assert (passed.state, passed.reason, passed.last_error) == ("ready", None, failing.reason)
+        passed = node.ready()
+        assert (passed.reason, passed.last_error) == (None, failing.reason)
         assert failing.last_error_at <= passed.last_error_at <= passed.clock
     # A prepared transaction holds its lock over a stop, and over a restart.
     other.execute("BEGIN")
@@ -595,7 +605,7 @@ def test_the_table_is_locked(node):
         node.restart(mode)
     node.sql("ROLLBACK PREPARED 'lock'")
     node.flows("55P03")
-    assert node.status().state == "ready"
+    node.ready()
 
 
 # What can happen to the keeper's process
@@ -630,7 +640,7 @@ def test_the_keeper_is_killed(node):
             # The first window that the next keeper has published.
             eventually(lambda old=keeper: node.id() and node.keeper() not in (None, old), "a new keeper")
             node.windows(1)
-    assert node.status().state == "ready"
+    node.ready()
 
 
 def test_the_keeper_stands_still(node):
@@ -660,7 +670,7 @@ def test_the_keeper_stands_still(node):
     finally:
         os.kill(keeper, signal.SIGCONT)
     node.id()
-    assert node.status().state == "ready"
+    node.ready()
     node.windows(1)
 
 
@@ -691,7 +701,7 @@ def test_an_order_that_nobody_waits_for(node, end):
     # It hears what comes next, and only that.
     assert node.admin.execute("SELECT snowflake_accept_clock()").fetchone() == (False,)
     node.id()
-    assert node.status().state == "ready"
+    node.ready()
     assert node.sql(f"SELECT drained FROM {MARKS}") == [(False,)]
 
 
@@ -798,7 +808,7 @@ def test_a_rotation_that_must_wait(node):
         eventually(lambda: waits in node.server.log, "the keeper to say why")
         node.windows(3)
         assert node.id() >> 12 & 1023 == 1
-        assert node.status().state == "ready"
+        node.ready()
         node.sql(f"DELETE FROM {MARKS} WHERE node = 'other'")
         eventually(lambda: node.id() >> 12 & 1023 == 7, "the new worker id")
     assert node.server.log.count(waits) == 1
@@ -854,7 +864,7 @@ def test_the_layout_changes(node, settings, in_force):
         node.superuser().execute(statement)
     node.restart()
     node.id()
-    assert node.status().state == "ready"
+    node.ready()
 
 
 # Those who mean harm, and those who mean well
@@ -865,6 +875,7 @@ def test_an_ordinary_role(node):
     node = node()
     node.id()
     home = node.ordinary("postgres")
+    node.ready()
     assert node.status(home).state == "ready"
     for statement in (
         f"SELECT FROM {MARKS}",
@@ -958,7 +969,7 @@ def test_the_keeper_has_settings_of_its_own(node):
         admin.execute("DROP EXTENSION snowflake_id_node")
         node.windows(2)
         assert node.server.log.count(CREATED.format("postgres")) == 2
-        assert node.status().state == "ready"
+        node.ready()
         assert "it fell for evil" not in node.server.log
         # A crash tells whether the last window's record was flushed: what follows begins above it.
         reserved_until = node.status().reserved_until

@@ -157,18 +157,19 @@ def series(watched, job):
     return found
 
 
-def of_both(watched):
-    """The metrics by both exporters, when both have the same ones."""
+def of_both(watched, least=frozenset()):
+    """The metrics by both exporters, when both have the same ones, and these at least."""
     found = []
 
     def same():
         found[:] = [series(watched, exporter.JOB) for exporter in watched.exporters]
-        return found[0].keys() == found[1].keys()
+        return found[0].keys() == found[1].keys() and {name for name, _ in found[0]} >= least
 
     with contextlib.suppress(AssertionError):
         eventually(same)
-    # Says what only one of them has.
+    # Says what only one of them has, or what is missing.
     assert found[0].keys() == found[1].keys()
+    assert least - {name for name, _ in found[0]} == set()
     return found
 
 
@@ -217,9 +218,7 @@ def test_both_exporters(start_registry, start_server, connect, watch):
     connection.execute("SELECT * FROM snowflake_audit('orders', 'id')")
     watched = watch(server, by=(SqlExporter, PostgresExporter))
     watched.sees("snowflake_audit_findings")
-    for found in of_both(watched):
-        names = {name for name, _ in found}
-        assert names > PLAIN.keys()
+    for found in of_both(watched, PLAIN.keys()):
         labels = dict(next(labels for name, labels in found if name == "snowflake_ready"))
         assert labels == {"worker_id": str(lessee.number())}
         by_finding = {dict(labels)["finding"]: value for (name, labels), value in found.items() if name == "snowflake_audit_findings"}
@@ -412,7 +411,7 @@ def test_two_nodes_with_one_worker_id(start_server, connect, watch):
     found = shared_worker_ids(*servers)
     assert found == "".join(f"1|-|{server.directory}\n" for server in sorted(servers, key=lambda server: str(server.directory)))
     configure(servers[1], connect(servers[1]), worker_id="2")
-    assert shared_worker_ids(*servers) == ""
+    eventually(lambda: shared_worker_ids(*servers) == "", "the keeper has looked")
     eventually(lambda: not fires(), "it resolves")
 
 
@@ -498,12 +497,17 @@ def test_the_dashboard(start_registry, start_server, connect, watch):
                 return {labels[label] for labels, value in samples if not math.isnan(value)}
 
             eventually(lambda answer=answer, all_of_them={"main"} if of_cluster else nodes: answer() == all_of_them, query)
-            assert answer(cluster="main", node=min(nodes)) == ({"main"} if of_cluster else {min(nodes)})
+            chosen = {"main"} if of_cluster else {min(nodes)}
+            # Each evaluation is of another moment.
+            eventually(lambda answer=answer, chosen=chosen: answer(cluster="main", node=min(nodes)) == chosen, query)
             assert answer(cluster="other") == set()
-    exported = {labels["__name__"] for labels, _ in watched.query('{__name__=~"snowflake_.+"}')}
+
+    def exported():
+        return {labels["__name__"] for labels, _ in watched.query('{__name__=~"snowflake_.+"}')}
+
     looked_at = set(re.findall(r"\w+", (MONITORING / "rules.yml").read_text() + " ".join(queries)))
-    assert exported > PLAIN.keys()
-    assert exported - looked_at == set()
+    eventually(lambda: exported() > PLAIN.keys(), "all metrics")
+    assert exported() - looked_at == set()
     # A server that is down is not shown as what was read of it last, but as one that is not read.
     server.stop()
     by_title = {panel["title"]: grafana(panel["targets"][0]["expr"]) for panel in DASHBOARD["panels"] if "targets" in panel}
@@ -526,11 +530,11 @@ def test_a_standby(start_server, copies, connect, watch, kernel_clock):
 
     def refuses_for_long():
         assert refusal(connection).sqlstate == "25006"
-        # Twice as long as any alert's `for`.
-        return watched.query("count_over_time(snowflake_ready[10s]) >= 9")
+        # Twice as long as any alert's `for`. (Where the machine was too slow for an exporter, an alert says so until the next
+        # answer; one that is of the standby stays.)
+        return watched.query("count_over_time(snowflake_ready[10s]) >= 9") and not watched.prometheus.alerts()
 
     eventually(refuses_for_long)
-    assert watched.prometheus.alerts() == []
 
 
 def test_a_node_to_look_at():

@@ -8,7 +8,7 @@ ids flow again when it is undone.
 import psycopg
 import pytest
 from clients import eventually
-from nodes import configure, next_id, processes, refusal, status
+from nodes import configure, is_ready, next_id, processes, refusal, status
 from throwaway import Server
 
 MARKS = "snowflake_id_node.high_water_marks"
@@ -228,7 +228,7 @@ def test_the_keeper_runs_nothing_of_others(node, connect, change, expected, undo
         message = expected["message_primary"]
         assert row.reason == f"{message[0].upper()}{message[1:]}. {expected['message_detail']}"
         # Also where the keeper begins with such a table.
-        (keeper,) = processes(node, "snowflake_id keeper")
+        keeper = status(connection).keeper_pid
         connection.execute("SELECT pg_terminate_backend(%s)", [keeper])
         eventually(lambda: processes(node, "snowflake_id keeper") not in ([], [keeper]), "another keeper")
         assert said(refusal(connection)) == expected
@@ -236,7 +236,7 @@ def test_the_keeper_runs_nothing_of_others(node, connect, change, expected, undo
     finally:
         connection.execute(undo)
     assert next_id(connection) > last
-    assert status(connection).state == "ready"
+    is_ready(connection)
 
 
 def test_a_column_that_is_dropped(node, connect):
@@ -249,7 +249,8 @@ def test_a_column_that_is_dropped(node, connect):
     connection.execute(diag.message_hint.split("and run: ")[1])
     assert next_id(connection) > last
     connection.execute("SELECT snowflake_drain()")
-    assert status(connection).state == "drained"
+    # Its call returns a moment before the status says so.
+    eventually(lambda: status(connection).state == "drained")
     connection.execute("SELECT snowflake_resume()")
     assert next_id(connection) > last
 
@@ -342,7 +343,9 @@ def test_samples_are_dropped(node, connect):
 
     eventually(went_on, "samples are dropped, and windows made")
     assert fell(node, since) == 0
-    (warning,) = [line for line in node.log[since:].splitlines() if "samples cannot be written" in line]
+    # Logged a moment after they were counted.
+    said = "samples cannot be written"
+    (warning,) = eventually(lambda: [line for line in node.log[since:].splitlines() if said in line], said)
     assert warning.endswith(
         "WARNING:  snowflake_id: samples cannot be written or deleted: Table snowflake_id_node.samples is not as its "
         f'extension has made it. It has a trigger "mine". {MAY_RUN}'

@@ -79,11 +79,14 @@ def test_the_extension_before_the_defaults(node):
 def test_the_nodes_tables_while_it_is_preloaded(node):
     """The keeper makes them anew when it reserves the next ids."""
     server, connection = node
+    created = 'snowflake_id: created extension snowflake_id_node in database "postgres"'
+    assert server.log.count(created) == 1
     connection.execute("DROP EXTENSION snowflake_id_node")
     before = next_id(connection)
     table = "SELECT to_regclass('snowflake_id_node.high_water_marks') FROM snowflake_nextval()"
     eventually(lambda: connection.execute(table).fetchone() != (None,))
-    assert 'snowflake_id: created extension snowflake_id_node in database "postgres"' in server.log
+    # Logged a moment after it was there.
+    eventually(lambda: server.log.count(created) == 2)
     eventually(lambda: status(connection).state == "ready")
     assert next_id(connection) > before
 
