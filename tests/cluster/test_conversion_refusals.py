@@ -253,7 +253,7 @@ def test_text_that_gets_lost(server, connect, encoding):
 
 def test_keys_of_the_layout_ahead(migrating):
     """They are what a floor is for."""
-    migrating.execute(f"{ITEMS} INSERT INTO items SELECT snowflake_lower_bound(clock_timestamp() + interval '3 s')")
+    migrating.execute(f"{ITEMS} INSERT INTO items SELECT snowflake_lower_bound(clock_timestamp() + interval '1 h')")
     diag = refusal(migrating, "SELECT * FROM snowflake_convert('items')")
     key = migrating.execute("SELECT max(id) FROM items").fetchone()[0]
     assert (diag.sqlstate, diag.message_primary) == ("22003", "cannot convert public.items: keys_ahead")

@@ -160,7 +160,8 @@ def test_an_address_drops_packets(installation, registry, start_node, dead):
         begun = time.monotonic()
         node = start_node(address, {"LD_PRELOAD": str(library), "ADDRESSES": f"{dead} {HOST}"})
         took = time.monotonic() - begun
-        assert took < 10
+        # Within the time of a call: none has failed.
+        assert counts(node)[1] == 0
         renewed(node, counts(node), failures=0)
         # Whatever was known of it is known no more.
         registry.stop()
