@@ -80,15 +80,13 @@ pub struct Link {
     pub loses: u64,
     /// The node stands still: it hears no answer until it goes on.
     pub frozen: bool,
-    /// The registry's commit was told to stop waiting for its standby: it warns.
-    pub warns: bool,
     chance: Chance,
 }
 
 impl Link {
     /// A good one.
     pub const fn new(chance: Chance) -> Self {
-        Self { cut: false, latency: 2_000, loses: 0, frozen: false, warns: false, chance }
+        Self { cut: false, latency: 2_000, loses: 0, frozen: false, chance }
     }
 }
 
@@ -223,6 +221,8 @@ impl Way {
             if way.link().cut || way.network.is_down() {
                 return;
             }
+            // It is the commit that warns, whoever is the registry when its answer arrives.
+            let warned = is_write && way.network.warns();
             let done = {
                 let mut registry = way.network.registry();
                 let now = (way.time)();
@@ -237,7 +237,7 @@ impl Way {
                 link.cut || loses > 0 && link.chance.one_in(loses)
             };
             if !lost {
-                let _ = answer.send(done);
+                let _ = answer.send((done, warned));
             } else {
                 // The connection stays, and says nothing.
                 tokio::time::sleep(2 * PATIENCE).await;
@@ -247,8 +247,9 @@ impl Way {
         while self.link().frozen {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let done = answered.ok().and_then(Result::ok).ok_or_else(|| unreachable("no answer"))?;
-        if is_write && self.network.warns() && !crate::put_back("F16") {
+        let (done, warned) =
+            answered.ok().and_then(Result::ok).ok_or_else(|| unreachable("no answer"))?;
+        if warned && !crate::put_back("F16") {
             // As `snowflake_registry`'s own store for PostgreSQL does.
             return Err(Error::refused("the registry", "its standby has not confirmed the write"));
         }
