@@ -32,7 +32,13 @@ def start_node(start_server, connect):
 
 
 def counts(node):
-    """How many heartbeats its registry has answered, and how many it has not, or refused."""
+    """How many heartbeats its registry has answered up to now, and how many it has not, or refused.
+
+    The keeper counts them when it looks, once a second: there are some fifty in that, where each is refused at once.
+    """
+    (now,) = node.sql("SELECT clock_timestamp()").fetchone()
+    looked = "SELECT keeper_looked_at > %s FROM snowflake_status"
+    eventually(lambda: node.connection.execute(looked, [now]).fetchone() == (True,), "the keeper looks")
     return node.sql("SELECT lease_renewals, lease_failures FROM pg_stat_snowflake").fetchone()
 
 
