@@ -89,6 +89,7 @@ pub(crate) enum Error {
     NoMigrateExtension,
     Guarded,
     Lost { text: String },
+    Moved { oid: pg_sys::Oid },
     MayNotConvert { relation: String },
     Refused { relation: String, step: Box<Step>, more: usize },
     Unread { relation: String, column: String, steps: Vec<Step>, accepted: Vec<String> },
@@ -684,6 +685,12 @@ impl Error {
                 "permission denied for table snowflake_id_migrate.conversions",
                 "What is in it is run as the owners of tables: nobody else writes it, whatever rights he has.",
                 "snowflake_convert(), snowflake_revert() and snowflake_convert_finish() write it.",
+            ),
+            Self::Moved { oid } => Text::new(
+                Code(Sqlstate::ERRCODE_UNDEFINED_TABLE),
+                format!("relation with OID {oid} has lost its name to another one"),
+                "It, or its schema, was renamed meanwhile. Nothing of the other one was run.",
+                "Call it again, when nobody renames.",
             ),
             Self::Lost { text } => Text::new(
                 Code(Sqlstate::ERRCODE_UNTRANSLATABLE_CHARACTER),

@@ -9,7 +9,7 @@
 use crate::encoding::{self, Text, Verbatim, guarded};
 use crate::error::Error;
 use crate::generator::{Generator, generator};
-use crate::rights::as_role;
+use crate::rights::{as_role, of_relation};
 use crate::settings;
 use crate::shared::shared;
 use crate::status;
@@ -105,6 +105,10 @@ pub(crate) fn convert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
             let steps = plan(&facts, &lock_timeout);
             check(&steps, &facts, &request.accept);
             ran.extend(run(&behind_locks(&steps, &facts))?);
+            let now = catalogs.read(relation, column, false)?;
+            if !snowflake_migration::is_converted(&facts, &now) {
+                Error::Moved { oid: relation }.raise();
+            }
             keep(&facts)?;
             Ok(ran)
         })
@@ -122,6 +126,10 @@ pub(crate) fn revert(request: &Request<'_>) -> Result<Vec<Ran>, spi::Error> {
         let before = kept.now(catalogs)?;
         let steps = snowflake_migration::revert(&before, &lock_timeout);
         ran.extend(run(&behind_locks(&steps, &before))?);
+        let now = catalogs.read(request.relation, request.column, false)?;
+        if !snowflake_migration::is_reverted(&before, &now) {
+            Error::Moved { oid: request.relation }.raise();
+        }
         Ok(ran)
     })
 }
@@ -558,7 +566,8 @@ fn read_values(facts: &mut Facts) -> Result<(), spi::Error> {
     let is_remote = facts.tables.iter().any(|table| table.kind == "f");
     if is_table && facts.has_key && !is_remote && column.type_name == "bigint" {
         let query = format!("SELECT max({}) FROM {}", column.name, facts.relation.name);
-        facts.max = as_owner(facts, || one(&query, |row| row.get::<i64>(1)))?;
+        let table = pg_sys::Oid::from_u32(facts.relation.oid);
+        facts.max = as_owner(facts, || one(table, &query, |row| row.get::<i64>(1)))?;
     }
     if let Some((max, layout)) = facts.max.zip(settings::layout().ok()) {
         facts.max_is_an_id = is_an_id(max, layout);
@@ -569,8 +578,9 @@ fn read_values(facts: &mut Facts) -> Result<(), spi::Error> {
     let owner = &facts.relation.owner;
     for sequence in facts.sequences.iter_mut().filter(|sequence| sequence.owner == *owner) {
         let query = format!("SELECT last_value, is_called FROM {}", sequence.name);
+        let oid = pg_sys::Oid::from_u32(sequence.oid);
         let (last, called) = as_owner(&relation, || {
-            one(&query, |row| Ok((row.get::<i64>(1)?, row.get::<bool>(2)?)))
+            one(oid, &query, |row| Ok((row.get::<i64>(1)?, row.get::<bool>(2)?)))
         })?;
         *sequence = Sequence {
             last: last.unwrap_or(sequence.start),
@@ -581,12 +591,17 @@ fn read_values(facts: &mut Facts) -> Result<(), spi::Error> {
     Ok(())
 }
 
+/// The one row of a query of a relation.
 fn one<T>(
+    relation: pg_sys::Oid,
     query: &str,
     read: impl FnOnce(&spi::SpiTupleTable<'_>) -> Result<T, spi::Error>,
 ) -> Result<T, spi::Error> {
     let query = encoding::to_server(query);
-    Spi::connect(|client| read(&client.select(query.as_c_str(), Some(1), &[])?.first()))
+    Spi::connect(|client| {
+        let found = of_relation(relation, || client.select(query.as_c_str(), Some(1), &[]))?;
+        read(&found.first())
+    })
 }
 
 /// The least id of any node in the next tick: keys that others make of this one are not ahead.
@@ -607,18 +622,21 @@ fn is_an_id(key: i64, layout: &Layout) -> bool {
 /// The extension that spreads a table over others.
 fn engine(relation: pg_sys::Oid) -> Result<Option<String>, spi::Error> {
     // Only what belongs to such an extension is looked into.
-    let query = "SELECT e.extname::text, c.oid::regclass::text, c.relowner FROM pg_extension e
+    let query = "SELECT e.extname::text, c.oid::regclass::text, c.relowner, c.oid FROM pg_extension e
          JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
              AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
          JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
          WHERE (e.extname, c.relname) IN (('citus', 'pg_dist_partition'), ('timescaledb', 'hypertable'))";
     let found = Spi::connect(|client| {
         let rows = client.select(query, None, &[])?;
-        rows.map(|row| Ok((row.get::<Text>(1)?, row.get::<Text>(2)?, row.get::<pg_sys::Oid>(3)?)))
-            .collect::<Result<Vec<_>, spi::Error>>()
+        rows.map(|row| {
+            let oid = |at| row.get::<pg_sys::Oid>(at);
+            Ok((row.get::<Text>(1)?, row.get::<Text>(2)?, oid(3)?.zip(oid(4)?)))
+        })
+        .collect::<Result<Vec<_>, spi::Error>>()
     })?;
     for found in found {
-        let (Some(engine), Some(table), Some(owner)) = found else { continue };
+        let (Some(engine), Some(table), Some((owner, oid))) = found else { continue };
         let condition = if engine.0 == "citus" {
             "logicalrelid = $1"
         } else {
@@ -628,7 +646,8 @@ fn engine(relation: pg_sys::Oid) -> Result<Option<String>, spi::Error> {
         let query = encoding::to_server(&format!("SELECT FROM {} WHERE {condition}", table.0));
         let is_listed = || {
             Spi::connect(|client| {
-                let rows = client.select(query.as_c_str(), Some(1), &[relation.into()])?;
+                let values = [relation.into()];
+                let rows = of_relation(oid, || client.select(query.as_c_str(), Some(1), &values))?;
                 Ok::<_, spi::Error>(!rows.is_empty())
             })
         };
@@ -905,7 +924,8 @@ pub(crate) fn backfill(batch: Batch<'_>) -> Result<(Option<Verbatim>, i64), spi:
                     None,
                     &[],
                 )?;
-                let found = client.select(last.as_c_str(), Some(1), &values)?;
+                let found =
+                    of_relation(relation, || client.select(last.as_c_str(), Some(1), &values))?;
                 found.map(|row| row.get::<Verbatim>(1)).next().transpose()
             })?;
             let next = next.flatten();
@@ -915,8 +935,9 @@ pub(crate) fn backfill(batch: Batch<'_>) -> Result<(Option<Verbatim>, i64), spi:
                 "UPDATE {table} SET {column} = {value}
                  WHERE {begin} AND {end} AND (\n{condition}\n)"
             ));
+            let values = [after.into(), next.clone().into()];
             let filled =
-                client.update(update.as_c_str(), None, &[after.into(), next.clone().into()])?.len();
+                of_relation(relation, || client.update(update.as_c_str(), None, &values))?.len();
             Ok((next, i64::try_from(filled).unwrap_or(i64::MAX)))
         })
     })

@@ -2,8 +2,11 @@
 
 use crate::encoding::Text;
 use crate::error::Error;
+use crate::versions;
+use pgrx::PgList;
 use pgrx::prelude::*;
 use pgrx::spi;
+use std::cell::Cell;
 use std::ffi::c_int;
 
 /// An error where the caller may call a function only as the owner of this database.
@@ -68,4 +71,63 @@ pub(crate) unsafe fn as_role<T>(
         pg_sys::SetUserIdAndSecContext(user, context);
         result
     }
+}
+
+thread_local! {
+    /// What the next query must be of, and what plans it.
+    static EXPECTED: Cell<Option<(pg_sys::Oid, pg_sys::planner_hook_type)>> =
+        const { Cell::new(None) };
+}
+
+/// Does something whose first query names a relation; an error where another relation has the name. The
+/// owner of a schema can have put it there after the name was found, with whatever he has made in it, and as
+/// it can be so until the query is planned, it is looked for there: the names in it have become numbers by
+/// then, and nothing has been run yet.
+#[allow(unsafe_code)]
+pub(crate) fn of_relation<T>(relation: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    struct Hooked;
+    impl Drop for Hooked {
+        fn drop(&mut self) {
+            unhook();
+        }
+    }
+    // SAFETY: a variable of this process, which is put back before another query can be planned.
+    unsafe {
+        EXPECTED.set(Some((relation, pg_sys::planner_hook)));
+        pg_sys::planner_hook = Some(versions::plan_checked);
+    }
+    let _hooked = Hooked;
+    work()
+}
+
+#[allow(unsafe_code)]
+fn unhook() -> Option<(pg_sys::Oid, pg_sys::planner_hook_type)> {
+    let expected = EXPECTED.take();
+    if let Some((_, planner)) = expected {
+        // SAFETY: as above; this is what it was.
+        unsafe { pg_sys::planner_hook = planner };
+    }
+    expected
+}
+
+/// An error where a query, which is about to be planned, is not of the relation that it should be of; else what
+/// plans it, where that is not PostgreSQL itself.
+///
+/// # Safety
+///
+/// A whole query.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn check_query(query: *mut pg_sys::Query) -> pg_sys::planner_hook_type {
+    let (relation, planner) = unhook()?;
+    // SAFETY: as the caller promises. What an UPDATE is of, or a SELECT from one relation, is the first.
+    let first = unsafe { PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).get_ptr(0) };
+    let is_it = first.is_some_and(|entry| {
+        // SAFETY: as above.
+        let (kind, found) = unsafe { ((*entry).rtekind, (*entry).relid) };
+        kind == pg_sys::RTEKind::RTE_RELATION && found == relation
+    });
+    if !is_it {
+        Error::Moved { oid: relation }.raise();
+    }
+    planner
 }

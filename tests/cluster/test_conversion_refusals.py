@@ -1,6 +1,7 @@
 """What keeps a table from being converted, what must be read before, and what is said of it."""
 
 import re
+import threading
 
 import psycopg
 import pytest
@@ -212,6 +213,59 @@ def test_a_generator_of_somebody_else(migrating):
     migrating.execute("SELECT * FROM snowflake_convert('items')")
     assert migrating.execute("SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef").fetchall() == [("snowflake_nextval()",)]
     migrating.execute("ALTER EXTENSION snowflake_id DROP FUNCTION own.snowflake_nextval(); UPDATE pg_extension SET extowner = 10; DROP OWNED BY keeper_of_it; DROP ROLE keeper_of_it")
+
+
+def test_schemas_that_change_places(server, migrating, connect, database):
+    """By renaming, again and again while a superuser's table in one of them is moved: nothing of the other one is run."""
+    migrating.execute(
+        f"""
+        CREATE ROLE mallory LOGIN; GRANT CREATE ON DATABASE {database} TO mallory; CREATE SCHEMA shop AUTHORIZATION mallory;
+        CREATE TABLE shop.items (id bigserial PRIMARY KEY, note text); INSERT INTO shop.items (note) SELECT 'x' FROM generate_series(1, 100)
+        """
+    )
+    table = migrating.execute("SELECT 'shop.items'::regclass::oid").fetchone()[0]
+    mallory, stop = connect(server, database, user="mallory"), threading.Event()
+    mallory.execute(
+        """
+        CREATE SCHEMA trap; GRANT USAGE ON SCHEMA trap TO PUBLIC; CREATE TABLE trap.base (id bigint, note text); INSERT INTO trap.base VALUES (1, 'x');
+        CREATE FUNCTION trap.tells(bigint) RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RAISE LOG 'it fell for %', current_user; RETURN $1; END$$;
+        CREATE VIEW trap.items AS SELECT trap.tells(id) AS id, note FROM trap.base;
+        CREATE VIEW trap.items_id_seq AS SELECT trap.tells(1) AS last_value, true AS is_called
+        """
+    )
+
+    def swap():
+        while not stop.is_set():
+            mallory.execute("ALTER SCHEMA shop RENAME TO away; ALTER SCHEMA trap RENAME TO shop; ALTER SCHEMA away RENAME TO trap")
+
+    def call(statement):
+        try:
+            migrating.execute(statement.format(table))
+            return True
+        except psycopg.Error as error:
+            # What is there is a view of mallory's, or nothing.
+            linked = "sequence must have same owner as table it is linked to"
+            assert error.sqlstate in ("42P01", "3F000", "42809", "55P03") or error.diag.message_primary == linked, error
+            return False
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        converted = False
+        for _ in range(20):
+            call("SELECT * FROM snowflake_convert_plan({})")
+            call("CALL snowflake_backfill({}, 'note', $$'y'$$, 'true', 20)")
+            # Either way is gone whole, or not at all.
+            converted ^= call("SELECT * FROM snowflake_revert({}, attempts => 2)" if converted else "SELECT * FROM snowflake_convert({}, attempts => 2)")
+            default = f"SELECT pg_get_expr(adbin, adrelid) ~ '^snowflake_nextval' FROM pg_attrdef WHERE adrelid = {table} AND adnum = 1"
+            assert migrating.execute(default).fetchone() == (converted,)
+    finally:
+        stop.set()
+        swapping.join(60)
+    assert "it fell for" not in server.log
+    assert call("CALL snowflake_backfill({}, 'note', $$'z'$$, 'true', 20)")
+    mallory.close()
+    migrating.execute("DROP OWNED BY mallory CASCADE; DROP ROLE mallory")
 
 
 LOST = [

@@ -18,5 +18,8 @@ mod plan;
 mod since;
 
 pub use facts::{Column, Facts, Relation, Sequence, Table};
-pub use plan::{SEALED_FROM, SEALED_TO, Severity, Step, Work, finish, locks, plan, revert};
+pub use plan::{
+    SEALED_FROM, SEALED_TO, Severity, Step, Work, finish, is_converted, is_reverted, locks, plan,
+    revert,
+};
 pub use since::since;

@@ -134,6 +134,21 @@ fn gets_default(table: &Table, facts: &Facts) -> bool {
     !table.is_converted && (is_root || table.is_new || had_keys)
 }
 
+/// Whether all that was to have ids by default has: what the plan's statements name could have been renamed
+/// meanwhile, and others of the name altered.
+pub fn is_converted(before: &Facts, now: &Facts) -> bool {
+    let mut tables =
+        before.tables.iter().filter(|table| table.kind != "v" && gets_default(table, before));
+    tables.all(|table| now.tables.iter().any(|now| now.oid == table.oid && now.is_converted))
+}
+
+/// The same of a conversion that has been taken back.
+pub fn is_reverted(before: &Facts, now: &Facts) -> bool {
+    let was_converted =
+        |oid| before.tables.iter().any(|table| table.oid == oid && table.is_converted);
+    now.tables.iter().all(|table| !table.is_converted || was_converted(table.oid))
+}
+
 fn seal(sequence: &Sequence) -> [Step; 2] {
     let Sequence { name, .. } = sequence;
     [
