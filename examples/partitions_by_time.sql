@@ -28,7 +28,7 @@ BEGIN
     FOR month IN SELECT generate_series(this_month, this_month + ahead * interval '1 month', interval '1 month') LOOP
         name := (SELECT relname FROM pg_class WHERE oid = parent) || to_char(month, '"_"YYYY"_"MM');
         IF NOT EXISTS (SELECT FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = parent AND relname = name) THEN
-            EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s FOR VALUES FROM (%s) TO (%s)',
+            EXECUTE format('CREATE TABLE %s.%I PARTITION OF %s FOR VALUES FROM (%s) TO (%s)',
                 (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = parent), name, parent,
                 snowflake_lower_bound(month), snowflake_lower_bound(month + interval '1 month'));
         END IF;

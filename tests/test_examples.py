@@ -83,6 +83,10 @@ def test_partitions_are_months_of_utc(server, database, connection):
             assert found == months(before, 3)
     # All that was before is gone.
     assert len(bounds(connection)) == 3
+    connection.execute('CREATE SCHEMA "My shop"; CREATE TABLE "My shop".items (id bigint PRIMARY KEY) PARTITION BY RANGE (id)')
+    connection.execute("CALL roll_partitions('\"My shop\".items', ahead => 1)")
+    in_schema = "SELECT count(*) FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE relnamespace = '\"My shop\"'::regnamespace AND relkind = 'r'"
+    assert connection.execute(in_schema).fetchone() == (2,)
 
 
 @pytest.fixture(scope="module")
