@@ -6,7 +6,7 @@ use snowflake_core::keeper::{
 };
 use snowflake_core::reserved::at_once;
 use snowflake_core::tenancy::{Asked, Held, KeptLease, LeaseStatus, Now, Terms, Trouble};
-use snowflake_core::window::{NodeName, Number, Record};
+use snowflake_core::window::{NodeName, Number, Record, before_an_upgrade};
 use snowflake_core::{Allocator, Claim, Clock, Layout};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -39,6 +39,8 @@ struct Server {
     full: bool,
     /// Whether nobody waits for ids.
     idle: bool,
+    /// How often the cluster has been promoted.
+    promotions: u32,
     /// Whether the registry is out of reach, and has not been heard of.
     silent: bool,
     /// What is the matter with the registry, which has been heard of.
@@ -61,7 +63,7 @@ impl World for Server {
             name: NodeName { cluster: "1".to_owned(), fingerprint: "2".to_owned() },
             host: String::new(),
             data_directory: String::new(),
-            timeline: 1,
+            timeline: 1 + self.promotions,
         })
     }
 
@@ -472,6 +474,43 @@ fn a_floor_that_cannot_be_written_is_refused() {
     assert_eq!(node.looks(4).0, State::CannotReserve);
     node.server().full = false;
     assert_eq!(node.looks(4).0, State::Ready);
+}
+
+/// A primary was drained, its standby took over, and it again: between the two, only the newest record says
+/// after an upgrade whether it is drained.
+#[test]
+fn a_drained_node_that_is_promoted_again_has_the_last_word() {
+    let promoted = |issued: bool| {
+        let mut node = Node::new("default", Settings { worker_id: Some(5), ..settings() });
+        if issued {
+            node.looks(2);
+        }
+        node.server().order = Some(Order::Drain);
+        node.looks(1);
+        let own = node.server().records[0].clone();
+        let (name, until) =
+            (NodeName { fingerprint: "9".to_owned(), ..own.node.clone() }, node.now);
+        let theirs = node.layout.lower_bound(until + 3 * SECOND);
+        let sibling = Record { node: name, reserved_until: theirs, timeline: 2, ..own.clone() };
+        node.server().records.push(Record { drained: false, updated_at: until, ..sibling });
+        let mut node = node.crash();
+        node.server().promotions = 2;
+        assert_eq!(node.looks(1).0, State::Drained);
+        (node, own, theirs)
+    };
+    for issued in [false, true] {
+        let (mut node, own, theirs) = promoted(issued);
+        let records = node.server().records.clone();
+        assert_eq!((records[0].node.clone(), records[0].timeline), (own.node, 3));
+        assert!(before_an_upgrade(&records, "").unwrap().last.drained);
+        // What it says of ids is above all of both.
+        assert_eq!(records[0].has_mark(), issued);
+        assert!(!issued || records[0].reserved_until >= theirs);
+        node.server().order = Some(Order::Resume);
+        assert_eq!(node.looks(5).0, State::Ready);
+        assert!(!before_an_upgrade(&node.server().records, "").unwrap().last.drained);
+        assert!(node.next_and_mark().0 >= theirs);
+    }
 }
 
 /// Nobody asks for ids, so that nothing else would write anything, or fail to.

@@ -350,7 +350,7 @@ impl Cluster {
         }
         // A leased number is used within what the registry was ever told.
         let time_of = |slot| window::time_of_slot(layout, slot);
-        if node.settings.borrow().registry.is_some()
+        if number < u64::from(STATIC.max(self.world.range))
             && !self.network.registry().allows(number, time_of(begin), time_of(end - 1))
         {
             self.found(&format!(
@@ -888,6 +888,9 @@ impl Cluster {
             primary.kill();
             primary.role.set(Role::Gone);
             standby.note("is promoted");
+            if chance.one_in(2) {
+                self.rejoin(&primary, standby, chance);
+            }
         }
         for other in others {
             if !Rc::ptr_eq(&other, standby) {
@@ -920,6 +923,40 @@ impl Cluster {
             }
         });
         Some(())
+    }
+
+    /// A primary that died comes back in a while, as a standby of who was promoted: pg_rewind gives it
+    /// the new one's data, but it is the directory that it was.
+    fn rejoin(self: &Rc<Self>, old: &Rc<Node>, new: &Rc<Node>, chance: &mut Chance) {
+        let (old, new, synchronous) = (Rc::clone(old), Rc::clone(new), chance.one_in(2));
+        let apart = chance.between(-300_000, 300_000);
+        self.later(chance.below(30 * SECOND as u64), move |cluster| {
+            // An upgrade makes it another cluster.
+            let is_over = new.role.get() != Role::Primary
+                || cluster.lost_synchronous(new.index)
+                || new.data.borrow().cluster != old.data.borrow().cluster;
+            if old.role.get() != Role::Gone || is_over {
+                return;
+            }
+            old.note(&format!("is rewound, and follows node {}", new.letter));
+            {
+                let mut data = old.data.borrow_mut();
+                let fingerprint = data.fingerprint;
+                data.clone_from(&new.data.borrow());
+                data.fingerprint = fingerprint;
+                data.marks.clear();
+                old.replayed.set(data.commits);
+            }
+            let mut machine = old.machine.borrow_mut();
+            (machine.offset, machine.jump) = (new.machine.borrow().offset + apart, 0);
+            drop(machine);
+            old.settings.borrow_mut().max_ahead = new.settings.borrow().max_ahead;
+            old.connected.set(true);
+            // What it was told, and had not been replicated, it has forgotten.
+            old.drained.set(false);
+            old.floor.set(-1);
+            old.role.set(Role::Standby { of: new.index, synchronous });
+        });
     }
 
     /// A node begins a timeline, with the state that others, or itself, had after a commit.
@@ -1060,7 +1097,17 @@ impl Cluster {
     fn reload(&self, node: &Rc<Node>, chance: &mut Chance) {
         let family = family_of(node);
         let mut settings = node.settings.borrow_mut();
-        let what = match chance.below(6) {
+        let what = match chance.below(8) {
+            6 | 7 if settings.registry.is_some() => {
+                // Its own family's, as no other node has.
+                let id = family.unwrap_or(STATIC + node.index as u32 * POOL);
+                (settings.registry, settings.worker_id) = (None, Some(id));
+                format!("worker_id = {id}, registry = ''")
+            }
+            6 | 7 if self.world.leased > 0 => {
+                (settings.registry, settings.worker_id) = (Some("simulated".to_owned()), None);
+                "worker_id = -1, registry = 'simulated'".to_owned()
+            }
             0 | 1 => {
                 let Some(family) = family else { return };
                 settings.worker_id = Some(family + chance.below(u64::from(POOL)) as u32);
@@ -1274,12 +1321,23 @@ async fn give(node: Rc<Node>, order: Order) {
         node.floor_wanted.set(node.floor_wanted.get().max(id));
     }
     let jump = node.wall() - BEGIN - time();
+    let accepted = node.accepted.get();
+    if order == Order::AcceptClock {
+        // It may be done before the answer is seen.
+        node.accepted.set(accepted.max(jump + 60 * SECOND));
+    }
+    let forget = || {
+        if order == Order::AcceptClock {
+            node.accepted.set(accepted);
+        }
+    };
     let outcome = loop {
         if let Some(outcome) = server.orders.outcome(given) {
             break Some(outcome);
         }
         if !in_time() {
             if crate::put_back("F12") {
+                forget();
                 return;
             }
             if server.orders.take_back(given) {
@@ -1291,13 +1349,14 @@ async fn give(node: Rc<Node>, order: Order) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     node.note(&format!("{order:?}: {outcome:?}"));
+    forget();
     if outcome == Some(Outcome::Done) && !server.dead.get() {
         match order {
             Order::Drain => node.drained.set(node.resumed.get() == resumed),
             Order::AcceptClock => {
                 // The clock may have jumped since the order was given, and before it was heard.
                 let jump = jump.max(node.wall() - BEGIN - time()) + 60 * SECOND;
-                node.accepted.set(node.accepted.get().max(jump));
+                node.accepted.set(accepted.max(jump));
             }
             Order::SetFloor(id) => node.floor.set(node.floor.get().max(id)),
             Order::Resume | Order::Exchange => (),
@@ -1367,8 +1426,11 @@ pub(crate) async fn stop(
     let server = node.server.borrow().clone();
     let open =
         server.as_ref().is_some_and(|server| server.allocator.position(&cluster.layout).limit > 0);
+    let timeline = node.data.borrow().timeline;
     shut_down(&node, second).await;
+    // It may have been put back to an earlier time meanwhile.
     if let Some(server) = server
+        && node.data.borrow().timeline == timeline
         && well
         && healthy(&node)
         && open

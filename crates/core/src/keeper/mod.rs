@@ -188,9 +188,9 @@ impl<W: World> Keeper<W> {
             self.drain(false, look).await?;
         }
         if self.own.drained {
-            if self.own.failed {
+            if self.own.failed || self.own.is_stale {
                 // The opposite may have been written, by an attempt that seemed to fail.
-                self.amend(self.own.recorded()).await?;
+                self.write_drained(None, look).await?;
                 self.own.failed = false;
             }
             // A lease that it holds goes on.
@@ -477,16 +477,58 @@ impl<W: World> Keeper<W> {
         if let Some((open, end)) = ended {
             return self.write(open.assigned.node, open.assigned.held.as_ref(), end, look).await;
         }
+        if self.own.is_stale {
+            // After an upgrade the newest record is the last word. So it becomes one of the present timeline,
+            // and with that above all that a start would have to stay clear of.
+            let home = self.home().await?;
+            let records = self.records().await?;
+            let own = records.iter().find(|record| record.node == home.name);
+            match own.filter(|own| own.has_mark()) {
+                Some(own) => {
+                    if let Some((node, mark)) = self.above_all(own.number, &records, &home, look) {
+                        return self.write(node, None, mark, look).await;
+                    }
+                }
+                None => return self.write_without_mark(look).await,
+            }
+        }
         let lease = self.own.recorded();
         if self.amend(lease).await? {
+            // Of another layout it stays what it is.
+            self.own.is_stale = false;
             return Ok(());
         }
-        // A record without a mark.
+        self.write_without_mark(look).await
+    }
+
+    /// Where a start with a number would have to begin, and the number as one; none by records of
+    /// another layout.
+    fn above_all(
+        &self,
+        number: Number,
+        records: &[Record],
+        home: &Home,
+        look: &Look,
+    ) -> Option<(u64, u64)> {
+        let beginning = Beginning {
+            since: look.reading.now,
+            max_ahead: look.settings.max_ahead,
+            guard: look.settings.promotion_guard,
+            running: None,
+            leased_from: None,
+        };
+        let start = window::start(records, &identity(&self.layout, home, number), &beginning);
+        Some((number.node(&self.layout)?, start.ok()?.floor))
+    }
+
+    /// A record of a node that says nothing of ids.
+    async fn write_without_mark(&mut self, look: &Look) -> Result<(), Failure> {
         let home = self.home().await?;
         let record = self.record(&home, look);
         let written = self.world.write(&record).await;
         // Nobody knows what it says of the draining now.
         self.own.failed |= written.is_err();
+        self.own.is_stale &= written.is_err();
         written
     }
 

@@ -14,6 +14,8 @@ pub(super) struct OwnRecord {
     lease: Option<(u64, KeptLease)>,
     /// Whether it says so of the present timeline: else the lease may have been another's since.
     is_present: bool,
+    /// There is a row, and it is of an earlier timeline.
+    pub(super) is_stale: bool,
     /// What it is to say of the lease.
     pub(super) kept: Option<KeptLease>,
     /// Whether it says that the node is drained.
@@ -36,6 +38,7 @@ impl OwnRecord {
             has_mark: own.is_some_and(Record::has_mark),
             lease: number.zip(kept.clone()),
             is_present: own.is_some_and(|record| record.timeline == timeline),
+            is_stale: own.is_some_and(|record| record.timeline != timeline),
             kept,
             drained: own.is_some_and(|record| record.drained),
             failed: false,
@@ -58,6 +61,7 @@ impl OwnRecord {
         self.has_mark |= mark > 0;
         self.lease = lease.map(|lease| (number, lease));
         self.is_present = true;
+        self.is_stale = false;
     }
 
     /// What it says of the lease.
