@@ -187,30 +187,41 @@ pub(crate) unsafe fn plan_query(
 }
 
 /// Plans a query of which it has been said what it must be of.
-macro_rules! plan_checked {
-    ($($more:ident: $type:ty)?) => {
-        #[pgrx::pg_guard]
-        pub(crate) unsafe extern "C-unwind" fn plan_checked(
-            query: *mut pg_sys::Query,
-            text: *const std::ffi::c_char,
-            options: c_int,
-            parameters: pg_sys::ParamListInfo,
-            $($more: $type,)?
-        ) -> *mut pg_sys::PlannedStmt {
-            // SAFETY: PostgreSQL has called it for a query that it has made.
-            unsafe {
-                match crate::rights::check_query(query) {
-                    Some(plan) => plan(query, text, options, parameters $(, $more)?),
-                    None => pg_sys::standard_planner(query, text, options, parameters $(, $more)?),
-                }
-            }
-        }
-    };
-}
 #[cfg(not(feature = "pg19"))]
-plan_checked!();
+#[pgrx::pg_guard]
+pub(crate) unsafe extern "C-unwind" fn plan_checked(
+    query: *mut pg_sys::Query,
+    text: *const std::ffi::c_char,
+    options: c_int,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: PostgreSQL has called it for a query that it has made.
+    unsafe {
+        match crate::rights::check_query(query) {
+            Some(plan) => plan(query, text, options, parameters),
+            None => pg_sys::standard_planner(query, text, options, parameters),
+        }
+    }
+}
+
+/// The same.
 #[cfg(feature = "pg19")]
-plan_checked!(explain: *mut pg_sys::ExplainState);
+#[pgrx::pg_guard]
+pub(crate) unsafe extern "C-unwind" fn plan_checked(
+    query: *mut pg_sys::Query,
+    text: *const std::ffi::c_char,
+    options: c_int,
+    parameters: pg_sys::ParamListInfo,
+    explain: *mut pg_sys::ExplainState,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: as above.
+    unsafe {
+        match crate::rights::check_query(query) {
+            Some(plan) => plan(query, text, options, parameters, explain),
+            None => pg_sys::standard_planner(query, text, options, parameters, explain),
+        }
+    }
+}
 
 /// Runs a query to its end, once.
 ///
