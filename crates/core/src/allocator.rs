@@ -685,9 +685,13 @@ mod tests {
         }
         let reserved = at_once(Reserved::write(&mut Anything, 1, u64::MAX, 0));
         allocator.open(&layout, 0, reserved.expect("at once").expect("written"));
+        let now = ManualClock::new(1_000_000);
+        let Claim::Ready(slots) = allocator.claim(&layout, &now, 1, 0) else { panic!() };
+        let tick = ClaimedTick::of(&layout, &slots);
+        assert!(allocator.claim_next(&layout, now.now(), &tick, 0).is_some());
         let word = 2 << layout.slot_bits() | layout.last_slot();
         allocator.window.0.limit.store(word, Ordering::Relaxed);
-        let claim = allocator.claim(&layout, &ManualClock::new(1_000_000), 1, 0);
-        assert_eq!(claim, Claim::NeedWindow);
+        assert_eq!(allocator.claim(&layout, &now, 1, 0), Claim::NeedWindow);
+        assert_eq!(allocator.claim_next(&layout, now.now(), &tick, 0), None);
     }
 }
