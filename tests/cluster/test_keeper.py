@@ -600,6 +600,9 @@ def test_the_table_is_locked(node):
         # With each call it tries again.
         with contextlib.closing(node.ordinary("app")) as caller:
             caller.pgconn.send_query(TRY_ON.encode())
+            # The keeper may wait for the lock by itself, and what has not begun cannot be cancelled.
+            active = "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+            eventually(lambda of=active, pid=caller.info.backend_pid: node.admin.execute(of, [pid]).rowcount, "the caller calls")
             eventually(lambda: node.admin.execute(KEEPER_WAITS).fetchone() == ("Lock",), "the keeper waits for the lock")
             caller.cancel_safe()
         node.restart(mode)
