@@ -399,7 +399,7 @@ fn within<T>(work: impl FnOnce() -> T, keep: bool) -> Result<T, Box<CaughtError>
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let done = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
-            .catch_others(|error| Err(Box::new(error)))
+            .catch_others(|error| Err(Box::new(as_ours(error))))
             .catch_rust_panic(|error| Err(Box::new(error)))
             .execute();
         match done {
@@ -409,6 +409,15 @@ fn within<T>(work: impl FnOnce() -> T, keep: bool) -> Result<T, Box<CaughtError>
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
         done
+    }
+}
+
+/// What has been caught, as an error that can be raised again: PostgreSQL has forgotten it by then, and
+/// pgrx 0.19 would have PostgreSQL raise its own.
+fn as_ours(error: CaughtError) -> CaughtError {
+    match error {
+        CaughtError::PostgresError(report) => CaughtError::ErrorReport(report),
+        other => other,
     }
 }
 
