@@ -349,9 +349,8 @@ fn is_gone(error: &CaughtError) -> bool {
 }
 
 fn sqlstate(error: &CaughtError) -> Option<PgSqlErrorCode> {
-    let (CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) = error else {
-        return None;
-    };
+    // PostgreSQL's own have become such, too.
+    let CaughtError::ErrorReport(report) = error else { return None };
     Some(report.sql_error_code())
 }
 

@@ -186,6 +186,20 @@ pub(crate) unsafe fn plan_query(
     }
 }
 
+/// Plans a query by what plans queries here, if it is of what it should be of.
+macro_rules! checked {
+    ($query:ident $(, $argument:ident)*) => {
+        // SAFETY: PostgreSQL has called it for a query that it has made. An error of what another
+        // library has put there meets no destructor on its way.
+        unsafe {
+            match crate::rights::check_query($query) {
+                Some(plan) => pg_sys::ffi::pg_guard_ffi_boundary(|| plan($query $(, $argument)*)),
+                None => pg_sys::standard_planner($query $(, $argument)*),
+            }
+        }
+    };
+}
+
 /// Plans a query of which it has been said what it must be of.
 #[cfg(not(feature = "pg19"))]
 #[pgrx::pg_guard]
@@ -195,13 +209,7 @@ pub(crate) unsafe extern "C-unwind" fn plan_checked(
     options: c_int,
     parameters: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    // SAFETY: PostgreSQL has called it for a query that it has made.
-    unsafe {
-        match crate::rights::check_query(query) {
-            Some(plan) => plan(query, text, options, parameters),
-            None => pg_sys::standard_planner(query, text, options, parameters),
-        }
-    }
+    checked!(query, text, options, parameters)
 }
 
 /// The same.
@@ -214,13 +222,7 @@ pub(crate) unsafe extern "C-unwind" fn plan_checked(
     parameters: pg_sys::ParamListInfo,
     explain: *mut pg_sys::ExplainState,
 ) -> *mut pg_sys::PlannedStmt {
-    // SAFETY: as above.
-    unsafe {
-        match crate::rights::check_query(query) {
-            Some(plan) => plan(query, text, options, parameters, explain),
-            None => pg_sys::standard_planner(query, text, options, parameters, explain),
-        }
-    }
+    checked!(query, text, options, parameters, explain)
 }
 
 /// Runs a query to its end, once.
