@@ -70,7 +70,7 @@ def status(connection):
     return row
 
 
-def is_ready(connection):
+def becomes_ready(connection):
     """Wait until the status says that ids flow: the first id may come a moment before the keeper says so. The status."""
     return eventually(lambda: (row := status(connection)).state == "ready" and row, "the status is ready")
 

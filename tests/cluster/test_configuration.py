@@ -8,7 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from clients import eventually
-from throwaway import PATIENCE, PROJECT, Server, ServerError
+from nodes import promote
+from throwaway import PROJECT, Server, ServerError
 
 NOT_PRELOADED = (
     "55000",
@@ -257,7 +258,7 @@ def test_a_standby_reads_but_makes_no_ids(installation, start_server, connect):
         assert row == ("2026-01-01 00:00:00+00", 1)
         assert "keeper" not in standby.log
         # Promoted, it is a node like any other.
-        assert connection.execute("SELECT pg_promote(true, %s)", [PATIENCE]).fetchone() == (True,)
+        promote(standby)
         assert connection.execute("SELECT snowflake_worker_id(snowflake_nextval())").fetchone() == (1,)
     finally:
         standby.stop()

@@ -18,8 +18,8 @@ from nodes import (
     SCHEMA,
     Lessee,
     archiving,
+    becomes_ready,
     duplicates,
-    is_ready,
     kept,
     milliseconds,
     next_id,
@@ -83,7 +83,7 @@ def test_a_copy_beside_the_original(start_server, copies, connect, on_copy):
             number = next_id(session)
             # The default guard.
             assert milliseconds(number) >= int(begin) + 1000
-            is_ready(session)
+            becomes_ready(session)
         else:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
                 next_id(session)
@@ -112,7 +112,7 @@ def test_a_copy_beside_the_original(start_server, copies, connect, on_copy):
                 assert on_copy == "refuse"
 
         eventually(flows)
-        assert is_ready(session).conflict is None
+        assert becomes_ready(session).conflict is None
         ids = load(copy)
         other.wait_for(1000)
         originals = other.stop()
@@ -173,7 +173,7 @@ def test_point_in_time_recovery(installation, start_server, copies, connect, pla
     admin = connect(server)
     after = [next_id(admin)]
     # It is neither a copy nor a stranger.
-    row = is_ready(admin)
+    row = becomes_ready(admin)
     assert (row.timeline, row.conflict) == (2, None)
     after += load(server)
     verdict(before, after, "recovery to a point in time")

@@ -17,9 +17,9 @@ from nodes import (
     IDS,
     REPLICATION,
     Lessee,
+    becomes_ready,
     caught_up,
     duplicates,
-    is_ready,
     next_id,
     promote,
     refusal,
@@ -104,7 +104,7 @@ def test_the_same_node(containers, start, connect):
         nonlocal last
         session = connect(server)
         number = next_id(session)
-        row = is_ready(session)
+        row = becomes_ready(session)
         assert (row.node, row.conflict) == (name, None), what
         assert number > last, what
         assert warnings(server) == [], what

@@ -20,6 +20,7 @@ import numpy
 import psycopg
 import pytest
 from clients import eventually, suspend
+from nodes import becomes_ready
 from psycopg.rows import namedtuple_row
 from throwaway import PATIENCE, Server, ServerError, compile_library
 
@@ -52,6 +53,7 @@ TRY_ON = """
         END LOOP;
     END $$
 """
+STATE_OF = "SELECT state FROM pg_stat_activity WHERE pid = %s"
 KEEPER_WAITS = "SELECT wait_event_type FROM pg_stat_activity WHERE backend_type = 'snowflake_id keeper'"
 
 
@@ -138,8 +140,8 @@ class Node:
         return rows[0]
 
     def ready(self):
-        """Wait until the status says so: the first id may come a moment before the keeper says it. The status."""
-        return eventually(lambda: (row := self.status()).state == "ready" and row, "the status is ready")
+        """Wait until the status says so; it."""
+        return becomes_ready(self.app)
 
     def says(self, state, diag):
         """The status names the state, and says the same as the error."""
@@ -601,8 +603,7 @@ def test_the_table_is_locked(node):
         with contextlib.closing(node.ordinary("app")) as caller:
             caller.pgconn.send_query(TRY_ON.encode())
             # The keeper may wait for the lock by itself, and what has not begun cannot be cancelled.
-            active = "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
-            eventually(lambda of=active, pid=caller.info.backend_pid: node.admin.execute(of, [pid]).rowcount, "the caller calls")
+            eventually(lambda pid=caller.info.backend_pid: node.admin.execute(STATE_OF, [pid]).fetchone() == ("active",), "the caller calls")
             eventually(lambda: node.admin.execute(KEEPER_WAITS).fetchone() == ("Lock",), "the keeper waits for the lock")
             caller.cancel_safe()
         node.restart(mode)
@@ -688,8 +689,7 @@ def test_an_order_that_nobody_waits_for(node, end):
     try:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             ordered = pool.submit(administrator.execute, "SELECT snowflake_drain()")
-            active = "SELECT state FROM pg_stat_activity WHERE pid = %s"
-            eventually(lambda: node.admin.execute(active, [pid]).fetchone() == ("active",))
+            eventually(lambda: node.admin.execute(STATE_OF, [pid]).fetchone() == ("active",))
             # It has been given when the place for orders is taken.
             node.admin.execute("SET statement_timeout = '500ms'")
             with pytest.raises(psycopg.errors.QueryCanceled):
@@ -698,7 +698,7 @@ def test_an_order_that_nobody_waits_for(node, end):
             way = {"cancelled": "pg_cancel_backend", "terminated": "pg_terminate_backend"}[end]
             node.admin.execute(f"SELECT {way}(%s)", [pid])
             assert ordered.exception(PATIENCE).sqlstate == {"cancelled": "57014", "terminated": "57P01"}[end]
-            eventually(lambda: end == "cancelled" or node.admin.execute(active, [pid]).fetchone() is None)
+            eventually(lambda: end == "cancelled" or node.admin.execute(STATE_OF, [pid]).fetchone() is None)
     finally:
         os.kill(keeper, signal.SIGCONT)
     # It hears what comes next, and only that.

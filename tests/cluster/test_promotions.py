@@ -9,11 +9,11 @@ from clients import eventually
 from nodes import (
     REPLICATION,
     archiving,
+    becomes_ready,
     caught_up,
     configure,
     cut,
     duplicates,
-    is_ready,
     kept,
     next_id,
     promote,
@@ -139,7 +139,7 @@ def test_a_promotion_that_left_no_trace(start_server, copies, connect, installat
     """A timeline above the first is a promotion, whatever there is of records."""
     before, server, connection = history(start_server, copies, connect, installation=installation)
     after = [next_id(connection), *take(connection)]
-    row = is_ready(connection)
+    row = becomes_ready(connection)
     assert (row.timeline, row.conflict) == (2, None)
     assert warnings(server) == []
     verdict(before, after, f"a promotion, {history.__name__.replace('_', ' ')}")

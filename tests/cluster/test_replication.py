@@ -12,10 +12,10 @@ from nodes import (
     REPLICATION,
     ROWS,
     SCHEMA,
+    becomes_ready,
     clock_of,
     cut,
     duplicates,
-    is_ready,
     milliseconds,
     next_id,
     processes,
@@ -84,7 +84,7 @@ def test_promotion_of_an_asynchronous_standby(start_server, copies, connect, gua
             connection.execute("SELECT snowflake_resume()")
         first = next_id(connection)
         assert milliseconds(first) >= int(before) + guard
-        assert is_ready(connection).conflict is None
+        assert becomes_ready(connection).conflict is None
         assert warnings(standby) == []
         promotions.append(milliseconds(first) - before)
         received.append([first])

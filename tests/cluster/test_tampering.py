@@ -8,7 +8,7 @@ ids flow again when it is undone.
 import psycopg
 import pytest
 from clients import eventually
-from nodes import configure, is_ready, next_id, processes, refusal, status
+from nodes import becomes_ready, configure, next_id, processes, refusal, status
 from throwaway import Server
 
 MARKS = "snowflake_id_node.high_water_marks"
@@ -236,7 +236,7 @@ def test_the_keeper_runs_nothing_of_others(node, connect, change, expected, undo
     finally:
         connection.execute(undo)
     assert next_id(connection) > last
-    is_ready(connection)
+    becomes_ready(connection)
 
 
 def test_a_column_that_is_dropped(node, connect):
